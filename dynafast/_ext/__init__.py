@@ -1,0 +1,1 @@
+"""Compiled modules: the hot paths. The sources are in the top-level folder ``_ext``."""

@@ -1,0 +1,1 @@
+"""The trio shell: sockets, timers, the flush thread and signals."""

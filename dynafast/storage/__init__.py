@@ -1,0 +1,1 @@
+"""Where records live: one interface, on RocksDB or in memory."""

@@ -1,0 +1,69 @@
+"""Build of the compiled modules: every ``_ext/NAME.pyx`` becomes ``dynafast._ext.NAME``.
+
+Switches, read from the environment at build time:
+
+* ``DYNAFAST_DEBUG=1``: bounds, overflow and None checks on, no optimisation.
+* ``DYNAFAST_SANITIZE=1``: debug, and compiled for the address and undefined-behaviour sanitizers.
+* ``DYNAFAST_ANNOTATE=1``: writes ``_ext/NAME.html``, which shows where C calls into Python.
+
+Safety directives live here alone: a header in a ``.pyx`` would override the debug build.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SANITIZE = os.environ.get("DYNAFAST_SANITIZE") == "1"
+DEBUG = SANITIZE or os.environ.get("DYNAFAST_DEBUG") == "1"
+JOBS = os.cpu_count() or 1
+
+compile_args = ["-O0", "-g"] if DEBUG else ["-O2", "-g0"]
+link_args: list[str] = []
+if SANITIZE:
+    compile_args = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+    link_args = ["-fsanitize=address,undefined"]
+
+
+class ParallelBuild(build_ext):
+    """Compiles several modules at once: the set-up time of a checkout is mostly this."""
+
+    def finalize_options(self) -> None:
+        """Use every core unless the caller chose."""
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = JOBS
+
+
+extensions = [
+    Extension(
+        f"dynafast._ext.{path.stem}",
+        [path.as_posix()],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+    for path in sorted(Path("_ext").glob("*.pyx"))
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        include_path=["."],
+        nthreads=JOBS,
+        annotate=os.environ.get("DYNAFAST_ANNOTATE") == "1",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "initializedcheck": DEBUG,
+            "nonecheck": DEBUG,
+            "overflowcheck": False,
+            "cdivision": True,
+            "embedsignature": False,
+            "freethreading_compatible": False,
+        },
+    ),
+    cmdclass={"build_ext": ParallelBuild},
+)
