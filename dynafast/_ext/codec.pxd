@@ -1,0 +1,216 @@
+"""CBOR at the level of C: a growable buffer to write to, a cursor to read from. No Python object but for errors.
+
+Writers append canonical encodings (shortest integers, definite lengths). Readers accept any valid encoding of what
+they are asked for, and say no with ``False``; what to do then is the caller's choice.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+
+cdef enum Major:
+    UINT = 0
+    NEGATIVE = 1
+    BYTES = 2
+    TEXT = 3
+    ARRAY = 4
+    MAP = 5
+    TAG = 6
+    SIMPLE = 7
+
+
+cdef enum:
+    CBOR_FALSE = 0xF4
+    CBOR_TRUE = 0xF5
+    CBOR_NULL = 0xF6
+    CBOR_BREAK = 0xFF
+
+
+cdef class Buffer:
+    cdef uint8_t *data              # owned; freed in __dealloc__
+    cdef Py_ssize_t size
+    cdef Py_ssize_t capacity
+    cdef bytes take(self)
+    cdef int grow(self, Py_ssize_t more) except -1
+    cdef int drop(self, Py_ssize_t count) except -1
+
+
+cdef struct Cursor:
+    const uint8_t *at
+    const uint8_t *end
+
+
+cdef class FrameSplitter:
+    cdef Buffer rest
+    cdef object current             # keeps the bytes alive that `at` points into
+    cdef const uint8_t *at
+    cdef const uint8_t *end
+    cdef bint owned                 # whether `at` points into `rest`
+    cdef int begin(self, bytes data) except -1
+    cdef bint next(self, Cursor *body) except -1
+    cdef int finish(self) except -1
+
+
+cdef class PartJoiner:
+    cdef dict chunks                # request id -> list of chunks
+    cdef Py_ssize_t size            # bytes held in all of them
+    cdef bytes add(self, uint64_t id, bint last, bytes chunk)
+
+
+cdef object decode_item(const uint8_t *data, Py_ssize_t size)
+cdef int encode_item(Buffer out, object item, int depth) except -1
+cdef int emit_message(Buffer out, uint64_t id, const uint8_t *item, Py_ssize_t size) except -1
+
+
+cdef inline int reserve(Buffer out, Py_ssize_t more) except -1:
+    if out.size + more > out.capacity:
+        out.grow(more)
+    return 0
+
+
+cdef inline int put_byte(Buffer out, uint8_t byte) except -1:
+    reserve(out, 1)
+    out.data[out.size] = byte
+    out.size += 1
+    return 0
+
+
+cdef inline int put_raw(Buffer out, const void *data, Py_ssize_t size) except -1:
+    reserve(out, size)
+    memcpy(out.data + out.size, data, size)
+    out.size += size
+    return 0
+
+
+cdef inline void store_be(uint8_t *to, uint64_t value, int width) noexcept nogil:
+    cdef int i
+    for i in range(width):
+        to[i] = <uint8_t>(value >> (8 * (width - 1 - i)))
+
+
+cdef inline uint64_t load_be(const uint8_t *at, int width) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(width):
+        value = (value << 8) | at[i]
+    return value
+
+
+cdef inline int put_head(Buffer out, uint8_t major, uint64_t value) except -1:
+    cdef uint8_t *to
+    reserve(out, 9)
+    to = out.data + out.size
+    major = major << 5
+    if value < 24:
+        to[0] = major | <uint8_t>value
+        out.size += 1
+    elif value <= 0xFF:
+        to[0] = major | 24
+        to[1] = <uint8_t>value
+        out.size += 2
+    elif value <= 0xFFFF:
+        to[0] = major | 25
+        store_be(to + 1, value, 2)
+        out.size += 3
+    elif value <= 0xFFFFFFFFu:
+        to[0] = major | 26
+        store_be(to + 1, value, 4)
+        out.size += 5
+    else:
+        to[0] = major | 27
+        store_be(to + 1, value, 8)
+        out.size += 9
+    return 0
+
+
+cdef inline int put_uint(Buffer out, uint64_t value) except -1:
+    return put_head(out, UINT, value)
+
+
+cdef inline int put_bytes(Buffer out, const void *data, Py_ssize_t size) except -1:
+    put_head(out, BYTES, <uint64_t>size)
+    return put_raw(out, data, size)
+
+
+cdef inline int put_text(Buffer out, const char *text, Py_ssize_t size) except -1:
+    put_head(out, TEXT, <uint64_t>size)
+    return put_raw(out, text, size)
+
+
+cdef inline Py_ssize_t open_frame(Buffer out) except -1:
+    """Leave room for a frame's length; return where the frame begins, for `close_frame`."""
+    cdef Py_ssize_t start = out.size
+    reserve(out, 4)
+    out.size += 4
+    return start
+
+
+cdef inline void close_frame(Buffer out, Py_ssize_t start) noexcept:
+    store_be(out.data + start, <uint64_t>(out.size - start - 4), 4)
+
+
+cdef inline bint read_head(Cursor *c, uint8_t *major, uint64_t *value) noexcept nogil:
+    """Read the head of a definite item. False: truncated, indefinite, or reserved."""
+    cdef uint8_t first, low
+    cdef int width
+    if c.at >= c.end:
+        return False
+    first = c.at[0]
+    major[0] = first >> 5
+    low = first & 31
+    if low < 24:
+        value[0] = low
+        c.at += 1
+        return True
+    if low > 27:
+        return False
+    width = 1 << (low - 24)
+    if c.end - c.at < 1 + width:
+        return False
+    value[0] = load_be(c.at + 1, width)
+    c.at += 1 + width
+    return True
+
+
+cdef inline bint read_expect(Cursor *c, uint8_t expected, uint64_t *value) noexcept nogil:
+    """Read the head of an item of one major type; the cursor stays where it is otherwise."""
+    cdef uint8_t major
+    cdef const uint8_t *before = c.at
+    if read_head(c, &major, value) and major == expected:
+        return True
+    c.at = before
+    return False
+
+
+cdef inline bint read_uint(Cursor *c, uint64_t *value) noexcept nogil:
+    return read_expect(c, UINT, value)
+
+
+cdef inline bint read_bytes(Cursor *c, const uint8_t **data, Py_ssize_t *size) noexcept nogil:
+    """Read a definite byte string as a slice of the input."""
+    cdef uint64_t length
+    cdef const uint8_t *before = c.at
+    if not read_expect(c, BYTES, &length):
+        return False
+    if length > <uint64_t>(c.end - c.at):
+        c.at = before
+        return False
+    data[0] = c.at
+    size[0] = <Py_ssize_t>length
+    c.at += length
+    return True
+
+
+cdef inline bint read_null(Cursor *c) noexcept nogil:
+    if c.at < c.end and c.at[0] == CBOR_NULL:
+        c.at += 1
+        return True
+    return False
+
+
+cdef inline bint read_bool(Cursor *c, bint *value) noexcept nogil:
+    if c.at < c.end and (c.at[0] == CBOR_TRUE or c.at[0] == CBOR_FALSE):
+        value[0] = c.at[0] == CBOR_TRUE
+        c.at += 1
+        return True
+    return False
