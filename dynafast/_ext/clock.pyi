@@ -1,0 +1,39 @@
+from collections.abc import Iterable
+from typing import final
+
+EQUAL: int
+BEFORE: int
+AFTER: int
+CONCURRENT: int
+
+@final
+class Record:
+    def __init__(
+        self,
+        context: Iterable[tuple[int, int, int]] = (),
+        versions: Iterable[tuple[int, int, int, bytes, bytes | None]] = (),
+    ) -> None: ...
+    @staticmethod
+    def decode(data: bytes) -> Record: ...
+    def encode(self) -> bytes: ...
+    @property
+    def context(self) -> tuple[tuple[int, int, int], ...]: ...
+    @property
+    def versions(self) -> tuple[tuple[int, int, int, bytes, bytes | None], ...]: ...
+    def merge(self, other: Record) -> Record: ...
+    def put(
+        self,
+        *,
+        actor: int,
+        counter: int,
+        time: int,
+        write_id: bytes,
+        value: bytes | None,
+        context: Iterable[tuple[int, int, int]] | None = None,
+    ) -> Record: ...
+    def compare(self, other: Record) -> int: ...
+    def digest(self) -> int: ...
+    def live(self) -> int: ...
+
+def seal_context(entries: Iterable[tuple[int, int, int]], key: bytes, cluster: bytes) -> bytes: ...
+def open_context(sealed: bytes, key: bytes, cluster: bytes) -> tuple[tuple[int, int, int], ...]: ...
