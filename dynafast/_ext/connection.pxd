@@ -1,0 +1,95 @@
+"""One connection, without its socket: bytes in, requests to a handler, bytes out. See ``_ext/connection.pyx``."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from dynafast._ext.codec cimport Buffer, Cursor, FrameSplitter, PartJoiner
+
+
+cdef enum Op:
+    HELLO = 0
+    PING = 1
+    GET = 2
+    PUT = 3
+    RING = 4
+    STATUS = 5
+    OK = 8
+    FOUND = 9
+    WRITTEN = 10
+    ERROR = 11
+    PART = 12
+    FETCHED = 14
+    STORED = 15
+    FETCH = 16
+    STORE = 17
+    GOSSIP = 18
+    JOIN = 19
+    CLAIM = 20
+    EMPTY = 21
+
+
+cdef enum Role:
+    NEW = 0                         # accepted, no hello yet
+    CLIENT = 1                      # accepted from a client
+    PEER = 2                        # accepted from another node: its requests, our answers
+    DIALLING = 3                    # opened by us, no hello answer yet
+    LINK = 4                        # opened by us to another node: our requests, its answers
+
+
+cdef struct Options:
+    int need                        # r or w; 0: the cluster's
+    int timeout_ms
+    uint64_t time                   # the client's hybrid time; 0: none
+    bint overwrite
+    bint give                       # answer the live versions
+
+
+cdef struct Problem:                # why a frame cannot be taken
+    const char *code
+    const char *text
+
+
+cdef class Connection
+
+
+cdef class Handler:
+    """What a connection asks of its node. Every method may write to any connection's output, and returns at once."""
+    cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1
+    cdef int put(
+        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
+        const Options *options,
+    ) except -1
+    cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1
+    cdef int store(self, Connection conn, uint64_t id, bytes key, bint report, bytes record) except -1
+    cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1
+    cdef int touched(self, Connection conn) except -1
+
+
+cdef class Connection:
+    cdef Handler handler
+    cdef object node                # answers what is not hot
+    cdef FrameSplitter splitter
+    cdef PartJoiner parts
+    cdef Buffer out
+    cdef int role_code
+    cdef bint dirty                 # the handler knows that there is output
+    cdef readonly bint closing      # close once the output is sent
+    cdef readonly bint lost         # the transport is gone
+    cdef readonly int outstanding   # requests of the other side that wait for an answer
+    cdef public object peer         # of links and peers: the `Peer` at the other end
+    cdef int touch(self) except -1
+    cdef Py_ssize_t begin_message(self, int fields, int op, uint64_t id) except -1
+    cdef int end_answer(self, Py_ssize_t start) except -1
+    cdef int end_request(self, Py_ssize_t start) except -1
+    cdef int send_message(self, uint64_t id, const uint8_t *item, Py_ssize_t size) except -1
+    cdef int settle(self) except -1
+    cdef int refuse(self, uint64_t id, object code, object message, object details) except -1
+    cdef int _frame(self, Cursor *body) except -1
+    cdef bint _handle(self, Cursor *body, uint64_t *id, Problem *why) except -1
+    cdef bint _admit(self, uint64_t id) except -1
+    cdef bint _get(self, Cursor *c, uint64_t id, Problem *why) except -1
+    cdef bint _put(self, Cursor *c, uint64_t id, Problem *why) except -1
+    cdef bint _fetch(self, Cursor *c, uint64_t id, Problem *why) except -1
+    cdef bint _store(self, Cursor *c, uint64_t id, Problem *why) except -1
+    cdef bint _part(self, Cursor *c, uint64_t id, uint64_t fields, Problem *why) except -1
+    cdef bint _cold(self, Cursor *body, int op, uint64_t id) except -1
+    cdef bint _hello(self, Cursor *body, uint64_t op, Problem *why) except -1
