@@ -1,0 +1,56 @@
+# The commands of this checkout; CONTRIBUTING.md explains them. Needs Python >= 3.11, a C compiler and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile  # compiled when imported
+
+# What decides whether the package must be built and installed again.
+SOURCES := pyproject.toml setup.py $(wildcard _ext/*.pyx _ext/*.h dynafast/_ext/*.pxd)
+SANITIZED := build/sanitize
+TOO_OLD := dynafast needs Python 3.11 or newer, as in: make PYTHON=python3.12
+
+.PHONY: build demo test lint sanitize clean
+.DEFAULT_GOAL := build
+
+build: $(VENV)/built
+
+$(VENV)/built: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit("$(TOO_OLD)" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	    > $(VENV)/build-requires.txt
+	@$(PIP) --requirement $(VENV)/build-requires.txt
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+demo: build
+	@$(BIN)/dynafast demo
+
+test: build
+	@$(BIN)/python -m pytest
+
+$(VENV)/lint: $(VENV)/built
+	@$(PIP) --no-build-isolation --editable '.[lint]'
+	@touch $@
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/stubtest dynafast._ext --allowlist tests/stubtest.allow
+
+# The extension tests once more, on a copy that is built for the address and undefined-behaviour sanitizers.
+# Python itself is not, so their library must be loaded first, and Python's own allocator must stand aside.
+sanitize: build
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	@tar -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ \
+	    LICENSE README.md pyproject.toml setup.py _ext dynafast tests | tar -xf - -C $(SANITIZED)
+	cd $(SANITIZED) && DYNAFAST_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    $(CURDIR)/$(BIN)/python -m pytest tests/ext
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

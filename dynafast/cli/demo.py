@@ -1,0 +1,46 @@
+"""``dynafast demo``: a cluster of real processes stores real files, loses a node, and gives them back."""
+
+import signal
+from pathlib import Path
+
+import click
+
+from dynafast.cli.main import Exit
+
+NODES_MIN = 3  # with fewer, no majority of three replicas survives the kill
+NODES_MAX = 20
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--nodes",
+    type=click.IntRange(NODES_MIN, NODES_MAX),
+    default=5,
+    show_default=True,
+    help="How many processes.",
+)
+@click.option("--keep", is_flag=True, help="Keep the data folders, and say where they are.")
+@click.pass_context
+def demo(ctx: click.Context, *, folder: Path | None, nodes: int, keep: bool) -> None:
+    """Store files, kill a node half-way, read all back and compare.
+
+    The files are all those under DIR, or the standard library of the running Python. Everything runs on this
+    machine, in processes and a temporary folder that are gone afterwards. The last line says how it went.
+    """
+    from dynafast.cli.corpus import collect, standard_library  # here: --help does not wait for all this
+    from dynafast.cli.demo_run import run_demo
+
+    root = standard_library() if folder is None else folder
+    try:
+        corpus = collect(root)
+    except OSError as error:
+        raise click.UsageError(f"{str(root)!r} cannot be read: {error.strerror}") from error
+    if not corpus.items:
+        raise click.UsageError(f"{str(root)!r} has no regular file to store")
+    # Closing the terminal or asking politely cleans up just as Ctrl-C does.
+    for other in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, lambda *_: signal.raise_signal(signal.SIGINT))
+    outcome = run_demo(corpus, nodes=nodes, keep=keep)
+    click.echo(outcome.line())
+    ctx.exit(Exit.DONE if outcome.ok else Exit.NOT_FOUND)

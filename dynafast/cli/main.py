@@ -1,0 +1,124 @@
+"""The command ``dynafast``: finds the subcommand, runs it, turns an error into one line and an exit status.
+
+A subcommand's module is imported when it is called: ``dynafast get`` does not pay for what ``serve`` needs.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import cast
+
+import click
+
+from dynafast import __version__
+from dynafast.errors import (
+    ConfigError,
+    ConflictError,
+    DynafastError,
+    NotReachedError,
+    RequestError,
+    RequestTimeoutError,
+    WriteUncertainError,
+)
+
+
+class Exit(IntEnum):
+    """The exit statuses; scripts rely on them."""
+
+    DONE = 0
+    NOT_FOUND = 1
+    USAGE = 2
+    SEVERAL_VERSIONS = 3
+    REFUSED = 4
+    UNKNOWN = 5  # a write may or may not have happened
+    NOT_REACHED = 6
+    BUG = 70  # sysexits' EX_SOFTWARE: a crash must not look like "not found"
+    INTERRUPTED = 130  # the shell's 128 + SIGINT
+    PIPE_CLOSED = 141  # the shell's 128 + SIGPIPE
+
+
+# Command -> the module of dynafast.cli that defines it under its own name.
+_COMMANDS = {
+    "serve": "serve",
+    "put": "data",
+    "get": "data",
+    "delete": "data",
+    "status": "inspect",
+    "ring": "inspect",
+    "demo": "demo",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports the module of a subcommand when the subcommand is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
+        """Return the names, in the order in which a newcomer needs them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command of that name, or None."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"dynafast.cli.{_COMMANDS[cmd_name]}")
+        return cast(click.Command, getattr(module, cmd_name))
+
+
+@click.group(cls=_LazyGroup, no_args_is_help=False)
+@click.version_option(__version__, message="dynafast %(version)s")
+def cli() -> None:
+    """Run and use dynafast, an always-writeable key-value store.
+
+    Exit status: 0 done, 1 not found, 2 usage, 3 several versions, 4 refused, 5 outcome unknown,
+    6 not reached.
+    """
+
+
+def exit_status(error: DynafastError) -> Exit:
+    """Return the exit status that *error* means."""
+    match error:
+        case ConfigError():
+            return Exit.USAGE
+        case ConflictError():
+            return Exit.SEVERAL_VERSIONS
+        case WriteUncertainError():
+            return Exit.UNKNOWN
+        case NotReachedError() | RequestTimeoutError():
+            return Exit.NOT_REACHED
+    return Exit.REFUSED
+
+
+def _one_line(error: DynafastError) -> str:
+    text = str(error)
+    if isinstance(error, RequestError) and not text.startswith(error.code):
+        text = f"{error.code}: {text}"
+    return text
+
+
+def _complain(text: str, status: Exit) -> int:
+    click.echo(f"dynafast: {' '.join(text.split())}", err=True)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (None: this process's, without its name) and return the exit status."""
+    try:
+        status = cli.main(None if argv is None else list(argv), prog_name="dynafast", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _complain(error.format_message(), Exit.USAGE)
+    except DynafastError as error:
+        return _complain(_one_line(error), exit_status(error))
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at its end, which would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.PIPE_CLOSED
+    except Exception:  # noqa: BLE001 - the last frame of the program: shown whole, and never as status 1
+        traceback.print_exc()
+        return Exit.BUG
+    return status if isinstance(status, int) else Exit.DONE

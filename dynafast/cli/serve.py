@@ -1,0 +1,50 @@
+"""``dynafast serve``: gathers the settings and hands them to the server, which runs until told to stop."""
+
+import os
+from pathlib import Path
+
+import click
+
+from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, ClusterConfig, load
+
+
+@click.command()
+@click.option("--data", metavar="DIR", help="The node's folder; made when it is not there. Required.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help=f"Where to listen; port 0: any. Default {DEFAULT_ADDRESS}."
+)
+@click.option(
+    "--join", metavar="HOST:PORT", multiple=True, help="A node of the cluster to enter; repeatable."
+)
+@click.option("--name", metavar="NAME", help="Default: the machine's name and the port.")
+@click.option("--weight", metavar="INTEGER", help="Share of the data relative to other nodes. Default 1.")
+@click.option("--zone", metavar="NAME", help="Replicas are spread over zones. Default 'default'.")
+@click.option(
+    "--host", metavar="NAME", help="Nodes of one host count as one replica. Default: the node's name."
+)
+@click.option("--advertise", metavar="HOST:PORT", help="What others connect to. Default: as --listen.")
+@click.option(
+    "--durability", metavar="|".join(DURABILITIES), help="When a write counts as kept. Default group."
+)
+@click.option(
+    "--partitions",
+    metavar="Q",
+    help=f"Of a new cluster: partitions, a power of two. Default {ClusterConfig().partitions}.",
+)
+@click.option(
+    "--replicas", metavar="N", help=f"Of a new cluster: replicas per key. Default {ClusterConfig().replicas}."
+)
+@click.option("--r", metavar="R", help="Of a new cluster: replicas a get needs. Default: majority.")
+@click.option("--w", metavar="W", help="Of a new cluster: replicas a put needs. Default: majority.")
+@click.option("--config", metavar="FILE.toml", type=click.Path(path_type=Path), help="Settings from a file.")
+@click.pass_context
+def serve(ctx: click.Context, /, config: Path | None, **flags: str | tuple[str, ...] | None) -> None:
+    """Run a node until SIGTERM or Ctrl-C.
+
+    On a new folder it creates a cluster, or with --join enters one. The folder remembers, so a restart needs
+    neither. A setting comes from the first of: flag, DYNAFAST_NAME in the environment, --config, default.
+    """
+    settings = load(flags, environ=os.environ, file=config)
+    from dynafast.net.server import run  # here: --help and a bad setting do not wait for trio and RocksDB
+
+    ctx.exit(run(settings))

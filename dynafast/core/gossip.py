@@ -1,0 +1,99 @@
+"""Spreads member entries, and notices which peers are silent.
+
+Source: Dynamo (SOSP 2007), section 4.8: once a second with a random peer; digests first, then the entries that differ.
+After news the next rounds come quickly, so that a change reaches a small cluster in a fraction of a second. A peer
+that answers no heartbeat is taken for unreachable, locally: nobody else is told.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from dynafast.core.membership import Entry
+from dynafast.errors import DynafastError, PeerProtocolError
+from dynafast.protocol import Op
+
+if TYPE_CHECKING:
+    from dynafast._ext.coordinator import Peer
+    from dynafast.core.node import Node
+
+PERIOD_NS = 1_000_000_000
+QUICK_PERIOD_NS = 50_000_000  # after news
+QUICK_ROUNDS = 6
+HEARTBEAT_NS = 1_000_000_000
+ANSWER_MS = 3_000  # a peer that has not answered by then is unreachable
+
+
+class Gossip:
+    """One node's part in gossip. Driven by `tick` and by what peers send."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._quick_left = 0
+        self._next_round_ns = 0
+        self._next_heartbeat_ns = 0
+        self.figures: dict[bytes, tuple[int, int]] = {}  # node id -> (keys, bytes), from heartbeats
+
+    def hurry(self) -> None:
+        """There is news: make the next rounds quick."""
+        self._quick_left = QUICK_ROUNDS
+        self._next_round_ns = 0
+
+    def tick(self, now_ns: int) -> None:
+        """Start the rounds and heartbeats that are due."""
+        if now_ns >= self._next_round_ns:
+            self._next_round_ns = now_ns + (QUICK_PERIOD_NS if self._quick_left else PERIOD_NS)
+            self._quick_left = max(0, self._quick_left - 1)
+            linked = self._node.linked_peers()
+            if linked:
+                self._exchange(linked[self._node.random64() % len(linked)])
+        if now_ns >= self._next_heartbeat_ns:
+            self._next_heartbeat_ns = now_ns + HEARTBEAT_NS
+            for peer in self._node.linked_peers():
+                self._beat(peer)
+
+    def receive(self, message: object) -> dict[str, object]:
+        """Answer a peer's message: digests with what differs, entries with nothing.
+
+        Raises:
+            PeerProtocolError: the message is malformed.
+        """
+        if not isinstance(message, dict):
+            raise PeerProtocolError("a gossip message must be a map")
+        if "entries" in message:
+            self._take(message["entries"])
+            return {}
+        send, want = self._node.membership.compare(message.get("digests"))
+        return {"entries": [entry.to_wire() for entry in send], "want": want}
+
+    def _exchange(self, peer: "Peer") -> None:
+        def done(result: Any, error: DynafastError | None) -> None:
+            if error is not None or not isinstance(result, dict):
+                return  # the next round asks again
+            self._take(result.get("entries", []))
+            wanted = [
+                self._node.membership.entries[id].to_wire()
+                for id in result.get("want", [])
+                if id in self._node.membership.entries
+            ]
+            if wanted:
+                self._node.call(
+                    peer, Op.GOSSIP, [{"entries": wanted}], ANSWER_MS, lambda _result, _error: None
+                )
+
+        self._node.call(peer, Op.GOSSIP, [{"digests": self._node.membership.digests()}], ANSWER_MS, done)
+
+    def _take(self, entries: object) -> None:
+        if not isinstance(entries, list):
+            raise PeerProtocolError("gossip entries must be a list")
+        self._node.learn([Entry.from_wire(fields) for fields in entries])
+
+    def _beat(self, peer: "Peer") -> None:
+        link = peer.link
+
+        def done(result: Any, error: DynafastError | None) -> None:
+            if error is None and isinstance(result, dict):
+                self.figures[peer.id] = (int(result.get("keys", 0)), int(result.get("bytes", 0)))
+            elif link is not None and not link.closing:
+                self._node.trace("peer.silent", peer=peer.name)
+                link.close()
+
+        self._node.call(peer, Op.PING, [], ANSWER_MS, done)

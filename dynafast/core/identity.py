@@ -1,0 +1,150 @@
+"""What a data folder remembers of its node and its cluster, in the store's meta family.
+
+Reads and writes through the store it is given; knows nothing of folders, sockets or other nodes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from dynafast._ext.codec import dumps, loads
+from dynafast.core.membership import Entry
+from dynafast.errors import PeerProtocolError, StoreFormatError
+from dynafast.protocol import HASH_NAME
+from dynafast.storage.interface import Batch, Family, Store, entries
+
+_IDENTITY = b"identity"
+_CLOCK = b"clock"
+_ENTRY = b"entry/"
+_GIVEN = b"given/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFacts:
+    """What is fixed when a cluster is created and equal on all its nodes.
+
+    Attributes:
+        cluster: id, 16 bytes. partitions: Q, a power of two. replicas: N. read_quorum, write_quorum: R and W of requests
+            that do not say. hash: the name of the function that places keys.
+    """
+
+    cluster: bytes
+    partitions: int
+    replicas: int
+    read_quorum: int
+    write_quorum: int
+    hash: str = HASH_NAME
+
+    def to_wire(self) -> dict[str, object]:
+        """Return the map that a joining node receives, and that is stored."""
+        return {
+            "cluster": self.cluster,
+            "partitions": self.partitions,
+            "replicas": self.replicas,
+            "r": self.read_quorum,
+            "w": self.write_quorum,
+            "hash": self.hash,
+        }
+
+    @classmethod
+    def from_wire(cls, fields: dict[str, Any]) -> Self:
+        """Return the facts that a map holds. Raises PeerProtocolError."""
+        try:
+            facts = cls(
+                cluster=fields["cluster"],
+                partitions=fields["partitions"],
+                replicas=fields["replicas"],
+                read_quorum=fields["r"],
+                write_quorum=fields["w"],
+                hash=fields["hash"],
+            )
+        except (KeyError, TypeError) as error:
+            raise PeerProtocolError(f"malformed cluster facts: {error}") from error
+        if facts.hash != HASH_NAME:
+            raise PeerProtocolError(
+                f"the cluster places keys by {facts.hash!r}, this program by {HASH_NAME!r}"
+            )
+        return facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which node a folder is."""
+
+    node: bytes
+    facts: ClusterFacts
+
+
+def load(store: Store) -> Identity | None:
+    """Return the identity that the folder remembers, or None for a new one. Raises StoreFormatError."""
+    data = store.read(Family.META, _IDENTITY)
+    if data is None:
+        return None
+    try:
+        fields = loads(data)
+        return Identity(node=fields["node"], facts=ClusterFacts.from_wire(fields))
+    except (ValueError, KeyError, TypeError, PeerProtocolError) as error:
+        raise StoreFormatError(f"the folder's identity cannot be read: {error}") from error
+
+
+def save(store: Store, identity: Identity, known: Iterable[Entry]) -> None:
+    """Remember an identity and the entries it starts with; the caller syncs."""
+    batch = Batch()
+    batch.put(Family.META, _IDENTITY, dumps({**identity.facts.to_wire(), "node": identity.node}))
+    put_entries(batch, known)
+    store.write(batch)
+
+
+def put_entries(batch: Batch, known: Iterable[Entry]) -> None:
+    """Add member entries to a batch."""
+    for entry in known:
+        batch.put(Family.META, _ENTRY + entry.id, dumps(entry.to_wire()))
+
+
+def load_entries(store: Store) -> list[Entry]:
+    """Return the member entries that the folder remembers."""
+    return [Entry.from_wire(loads(value)) for _, value in _under(store, _ENTRY)]
+
+
+def put_given(batch: Batch, partition: int, seat: int, to: bytes, k: int) -> None:
+    """Add to a batch that this node gave a seat away."""
+    batch.put(Family.META, _GIVEN + dumps([partition, seat]), dumps([to, k]))
+
+
+def delete_given(batch: Batch, partition: int, seat: int) -> None:
+    """Forget a gift that has arrived."""
+    batch.delete(Family.META, _GIVEN + dumps([partition, seat]))
+
+
+def load_given(store: Store) -> dict[tuple[int, int], tuple[bytes, int]]:
+    """Return the seats given away and perhaps not yet taken: (partition, seat) → (node, k)."""
+    given: dict[tuple[int, int], tuple[bytes, int]] = {}
+    for key, value in _under(store, _GIVEN):
+        partition, seat = loads(key[len(_GIVEN) :])
+        to, k = loads(value)
+        given[partition, seat] = (to, k)
+    return given
+
+
+def load_clock(store: Store) -> int:
+    """Return the hybrid time that was saved ahead; 0 for a new folder."""
+    data = store.read(Family.META, _CLOCK)
+    return 0 if data is None else int.from_bytes(data, "big")
+
+
+def save_clock(store: Store, time: int) -> None:
+    """Remember that times up to *time* may have been given out."""
+    batch = Batch()
+    batch.put(Family.META, _CLOCK, time.to_bytes(8, "big"))
+    store.write(batch)
+
+
+def _under(store: Store, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    start, end = prefix, prefix[:-1] + bytes([prefix[-1] + 1])
+    while True:
+        page = entries(store.scan(Family.META, start, end, limit=1000))
+        found += page
+        if len(page) < 1000:
+            return found
+        start = page[-1][0] + b"\0"

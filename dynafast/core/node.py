@@ -1,0 +1,518 @@
+"""One node: routes each event to the machine that handles it. The only class of the core that shells call.
+
+A shell (trio, or a simulator) owns sockets, clocks, threads and signals, and does this:
+
+1. `at` before anything else in a turn: the core learns the time only so.
+2. `accept` for a connection that came in, `dial` for one that `wanted` asks for; then ``feed`` what is received,
+   send what ``take`` returns for every connection of `take_dirty`, ``drop`` when a transport ends.
+3. `tick` at least every 50 ms.
+4. When `flush_wanted`: sync the store in a thread, then `flushed` with the number it returned. A failed sync is a
+   crash: stop, and answer nothing that waits.
+
+May not: touch a socket, a clock, a file or a random source.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from xxhash import xxh3_64_intdigest
+
+from dynafast._ext.connection import Connection
+from dynafast._ext.coordinator import Coordinator, Peer, View
+from dynafast.core import claims, identity
+from dynafast.core.claims import Claims
+from dynafast.core.entrance import Entrance
+from dynafast.core.gossip import Gossip
+from dynafast.core.identity import Identity, load_clock, load_given
+from dynafast.core.membership import Entry, Membership
+from dynafast.core.ownership import Member, Placement, place
+from dynafast.core.seats import Seat, SeatMap, pack, unpack
+from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError
+from dynafast.limits import KEY_MAX, WIRE_VERSION
+from dynafast.protocol import HASH_NAME, Op, Status
+from dynafast.storage.interface import Batch, Family, Store
+
+
+class Trace(Protocol):
+    """Receives events: a dotted name and fields."""
+
+    def __call__(self, event: str, /, **fields: object) -> None:
+        """Take one event."""
+
+
+class Node:
+    """The core of a node.
+
+    Args:
+        identity: which node this is, of which cluster.
+        own: the entry to start with, of this generation.
+        store: what it keeps.
+        group: acknowledge after a flush, else at once.
+        random64: returns random integers in 0..2**64-1.
+        trace: receives events.
+        settings: what ``status --config`` shows; passed through.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        own: Entry,
+        store: Store,
+        group: bool,
+        random64: Callable[[], int],
+        trace: Trace,
+        settings: dict[str, object],
+    ) -> None:
+        self.facts = identity.facts
+        self.own = own
+        self.store = store
+        self.random64 = random64
+        self.trace = trace
+        self.settings = settings
+        self.membership = Membership(_remembered(store, own))
+        self.peers: dict[bytes, Peer] = {}
+        self._hosts: dict[str, int] = {}
+        self._me = self._peer(own)
+        self._dialled: set[bytes] = set()
+        self.coordinator = Coordinator(
+            node=self,
+            store=store,
+            me=self._me,
+            cluster=self.facts.cluster,
+            boot=random64(),
+            random64=random64,
+            read_quorum=self.facts.read_quorum,
+            write_quorum=self.facts.write_quorum,
+            group=group,
+            clock=load_clock(store),
+        )
+        self._gossip = Gossip(self)
+        self._claims = Claims(self, load_given(store))
+        self._entrance = Entrance(self)
+        self._placement: Placement | None = None
+        self.seats: SeatMap
+        self._ring: dict[str, object] | None = None
+        self.write(_entry_batch(own))
+        self._rebuild()
+
+    # ---- what shells call
+
+    @property
+    def now_ns(self) -> int:
+        """The time as `at` told it last."""
+        return self.coordinator.now_ns
+
+    @property
+    def flush_wanted(self) -> bool:
+        """Whether something waits for a flush."""
+        return self.coordinator.flush_wanted
+
+    @property
+    def busy(self) -> int:
+        """How many requests are under way."""
+        return self.coordinator.busy
+
+    def at(self, now_ns: int, wall_ms: int) -> None:
+        """Tell the time: monotonic nanoseconds, wall-clock milliseconds since 1970."""
+        self.coordinator.at(now_ns, wall_ms)
+
+    def tick(self) -> None:
+        """Do what is due: deadlines, gossip, heartbeats, claims."""
+        self.coordinator.sweep()
+        self._gossip.tick(self.now_ns)
+        self._claims.tick(self.now_ns)
+
+    def flushed(self, sequence: int) -> None:
+        """Everything up to *sequence* is durable."""
+        self.coordinator.flushed(sequence)
+
+    def take_dirty(self) -> list[Connection]:
+        """Return the connections with output, or that close, since the last call."""
+        return self.coordinator.take_dirty()
+
+    def accept(self) -> Connection:
+        """Return the core's end of a connection that came in."""
+        return Connection(self.coordinator, self)
+
+    def wanted(self) -> dict[bytes, str]:
+        """Return the peers to open a connection to: node id → address."""
+        return {
+            entry.id: entry.address
+            for entry in self.membership.members()
+            if entry.id != self.own.id and entry.id not in self._dialled and self.peers[entry.id].link is None
+        }
+
+    def dial(self, node: bytes) -> Connection:
+        """Return the core's end of a connection that was opened to a peer of `wanted`."""
+        self._dialled.add(node)
+        hello = {
+            "version": WIRE_VERSION,
+            "role": "peer",
+            "cluster": self.facts.cluster,
+            "node": self.own.id,
+            "to": node,
+            "generation": self.own.generation,
+            "name": self.own.name,
+        }
+        connection = Connection(self.coordinator, self, hello=hello)
+        connection.peer = self.peers[node]
+        return connection
+
+    def stop(self) -> None:
+        """Take no new requests; those under way are still answered."""
+        self.coordinator.draining = True
+
+    # ---- what connections call
+
+    def hello(self, connection: Connection, fields: dict[Any, Any]) -> dict[str, object]:
+        """Check who calls; return the fields of our hello. Raises RefusedError."""
+        if fields.get("version") != WIRE_VERSION:
+            raise RefusedError(
+                f"this node speaks wire version {WIRE_VERSION}, the caller {fields.get('version')!r}",
+                {"version": WIRE_VERSION},
+                code="version-mismatch",
+            )
+        if fields.get("role") not in {"client", "peer"}:
+            raise BadRequestError("a HELLO must have the role 'client' or 'peer'")
+        cluster, to = fields.get("cluster"), fields.get("to")
+        if cluster is not None and cluster != self.facts.cluster:
+            raise RefusedError(
+                f"this node belongs to cluster {self.facts.cluster.hex()}", code="wrong-cluster"
+            )
+        if to is not None and to != self.own.id:
+            raise RefusedError(
+                f"this is node {self.own.id.hex()}, not the one the caller means", code="wrong-node"
+            )
+        if fields["role"] == "peer":
+            self._check_peer(fields)
+            connection.peer = fields["node"]
+        return {
+            "version": WIRE_VERSION,
+            "role": "node",
+            "cluster": self.facts.cluster,
+            "node": self.own.id,
+            "name": self.own.name,
+            "generation": self.own.generation,
+        }
+
+    def _check_peer(self, fields: dict[Any, Any]) -> None:
+        id = fields.get("node")
+        if not isinstance(id, bytes) or len(id) != 8:
+            raise BadRequestError("the HELLO of a peer must carry its node id, 8 bytes")
+        known = self.membership.entries.get(id)
+        if known is None:
+            return
+        if not known.member:
+            raise RefusedError("this node was removed from the cluster and cannot come back", code="removed")
+        generation = fields.get("generation")
+        if not isinstance(generation, int) or generation < known.generation:
+            raise RefusedError(
+                f"generation {generation!r} is older than {known.generation}, which this cluster has seen:"
+                " the folder is an old copy",
+                code="stale-generation",
+            )
+
+    def linked(self, connection: Connection, fields: dict[Any, Any]) -> None:
+        """A peer has answered our hello: requests can be sent to it. Raises RefusedError."""
+        peer: Peer = connection.peer
+        if fields.get("node") != peer.id or fields.get("cluster") != self.facts.cluster:
+            raise RefusedError("the node at this address is another one", code="wrong-node")
+        if peer.link is not None and peer.link is not connection:
+            peer.link.close()
+        peer.link = connection
+        self._gossip.hurry()
+        self.trace("peer.linked", peer=peer.name)
+
+    def refused(self, connection: Connection, code: str, message: str) -> None:
+        """A peer has refused our hello; the connection closes by itself."""
+        self.trace("peer.refused", peer=connection.peer.name, code=code, message=message)
+
+    def dropped(self, connection: Connection) -> None:
+        """A connection has ended."""
+        peer = connection.peer
+        if isinstance(peer, Peer):
+            self._dialled.discard(peer.id)
+            if peer.link is connection:
+                self.coordinator.link_down(peer)
+                self.trace("peer.lost", peer=peer.name)
+
+    def cold(self, connection: Connection, op: int, id: int, fields: list[Any]) -> None:
+        """Answer a rare request. Raises RequestError, which becomes an error answer."""
+        try:
+            self._cold(connection, Op(op), id, fields)
+        except PeerProtocolError as error:
+            raise BadRequestError(str(error)) from error
+
+    def _cold(self, connection: Connection, op: Op, id: int, fields: list[Any]) -> None:
+        if len(fields) != (0 if op in {Op.PING, Op.EMPTY} else 1):
+            raise BadRequestError(f"{op.name} with {len(fields)} fields")
+        match op:
+            case Op.PING:
+                keys, size = self.store.usage()
+                connection.reply(id, {"keys": keys, "bytes": size})
+            case Op.RING:
+                connection.reply(id, self._ring_answer(fields[0]))
+            case Op.STATUS:
+                connection.reply(id, self._status(fields[0]))
+            case Op.GOSSIP:
+                connection.reply(id, self._gossip.receive(fields[0]))
+            case Op.JOIN:
+                self._entrance.receive(connection, id, fields[0])
+            case Op.CLAIM:
+                self._claims.receive(connection.peer, fields[0], lambda grants: connection.reply(id, grants))
+            case Op.EMPTY:
+                connection.reply(id, not self.holds_any())
+            case _:
+                raise BadRequestError(f"{op.name} is not a request")
+
+    # ---- what the coordinator calls
+
+    def save_clock(self, time: int) -> None:
+        """Hybrid times up to *time* may be given out from now on."""
+        identity.save_clock(self.store, time)
+
+    def amnesia(self, key: bytes) -> None:
+        """A client knows a dot of ours that we do not: this folder lost writes."""
+        self.trace("actor.amnesia", key=key[:64])
+
+    # ---- what the machines of the core call
+
+    def linked_peers(self) -> list[Peer]:
+        """Return the peers that can be asked, by id."""
+        return [self.peers[id] for id in sorted(self.peers) if self.peers[id].link is not None]
+
+    def call(
+        self,
+        peer: Peer,
+        op: Op,
+        fields: list[Any],
+        timeout_ms: int,
+        done: Callable[[Any, DynafastError | None], None],
+    ) -> None:
+        """Ask a peer; ``done(result, error)`` is called once."""
+        self.coordinator.call(peer, op, fields, timeout_ms=timeout_ms, done=done)
+
+    def after_flush(self, done: Callable[[], None]) -> None:
+        """Call *done* once everything written so far is durable."""
+        self.coordinator.after_flush(done)
+
+    def write(self, batch: Batch) -> None:
+        """Hand a batch to the store."""
+        if batch.ops:
+            self.store.write(batch)
+
+    def own_seats(self) -> list[Seat]:
+        """Return the seats this node serves."""
+        return unpack(self.own.seats, partitions=self.facts.partitions, replicas=self.facts.replicas)
+
+    def change_own(
+        self, batch: Batch, *, status: Status | None = None, seats: Iterable[Seat] | None = None
+    ) -> None:
+        """Change our entry: written with *batch* at once, told once it is on disk."""
+        self.own = replace(
+            self.own,
+            version=self.own.version + 1,
+            status=self.own.status if status is None else status,
+            seats=self.own.seats if seats is None else pack(seats),
+        )
+        identity.put_entries(batch, [self.own])
+        self.write(batch)
+        self._rebuild()
+        entry = self.own
+        self.after_flush(lambda: self._tell(entry))
+
+    def learn(self, entries: Iterable[Entry]) -> None:
+        """Take in entries that a peer told."""
+        news = self.membership.merge(entry for entry in entries if entry.id != self.own.id)
+        if not news:
+            return
+        batch = Batch()
+        identity.put_entries(batch, news)
+        self.write(batch)
+        for entry in news:
+            self.trace("member.changed", name=entry.name, status=entry.status.value, version=entry.version)
+        self._rebuild()
+        self._gossip.hurry()
+
+    def targets(self, partition: int) -> list[bytes]:
+        """Return the nodes that should serve *partition*: the first N of its preference list."""
+        return self.preference(partition)[: self.facts.replicas]
+
+    def own_targets(self) -> dict[int, list[bytes]]:
+        """Return the partitions that this node should serve, with all their targets."""
+        return {
+            partition: targets
+            for partition in range(self.facts.partitions)
+            if self.own.id in (targets := self.targets(partition))
+        }
+
+    def preference(self, partition: int) -> list[bytes]:
+        """Return the preference list of *partition*, beyond the first N too."""
+        placement = self._placed()
+        return [placement.members[index].id for index in placement.ring.at(partition)]
+
+    def holds_any(self) -> bool:
+        """Whether this node holds any record."""
+        return bool(self.store.scan(Family.OBJECTS, b"", None, limit=1))
+
+    def holds_records(self, partition: int) -> bool:
+        """Whether this node holds a record of *partition*."""
+        return claims.holds_records(self.store, partition, self.facts.partitions)
+
+    # ---- the view
+
+    def _tell(self, entry: Entry) -> None:
+        self.membership.merge([entry])
+        self._gossip.hurry()
+
+    def _peer(self, entry: Entry) -> Peer:
+        host = self._hosts.setdefault(entry.host, len(self._hosts))
+        peer = self.peers.get(entry.id)
+        if peer is None:
+            peer = Peer(id=entry.id, name=entry.name, host=host, me=entry.id == self.own.id)
+            self.peers[entry.id] = peer
+        peer.host = host
+        return peer
+
+    def _members(self) -> list[Entry]:
+        """Return the members, ourselves as we are now rather than as we told."""
+        return [self.own if entry.id == self.own.id else entry for entry in self.membership.members()]
+
+    def _placed(self) -> Placement:
+        members = tuple(
+            Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host)
+            for entry in self._members()
+        )
+        if self._placement is None or self._placement.members != members:
+            self._placement = place(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
+        return self._placement
+
+    def _rebuild(self) -> None:
+        """Compute who serves what from the entries, and hand that to the request path."""
+        members = self._members()
+        peers = {entry.id: self._peer(entry) for entry in members}
+        self.seats = SeatMap(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
+        table = [
+            [(peers[id], mask) for id, mask in self.seats.row(partition, self.preference(partition))]
+            for partition in range(self.facts.partitions)
+        ]
+        hosts = len({entry.host for entry in members})
+        self.coordinator.set_view(
+            View(
+                peers=list(peers.values()),
+                table=table,
+                replicas=self.facts.replicas,
+                most=max(1, min(self.facts.replicas, hosts)),
+            )
+        )
+        self._ring = None
+        self._claims.forget_arrived()
+
+    # ---- answers about the cluster
+
+    def _ring_answer(self, key: object) -> dict[str, object]:
+        if key is None:
+            return self._ring_table()
+        if not isinstance(key, bytes) or not 1 <= len(key) <= KEY_MAX:
+            raise BadRequestError(f"the key must be a byte string of 1..{KEY_MAX} bytes")
+        position = xxh3_64_intdigest(key)
+        partition = position * self.facts.partitions >> 64
+        names = [self.membership.entries[id].name for id in self.preference(partition)]
+        return {"position": position, "partition": partition, "preference": names}
+
+    def _ring_table(self) -> dict[str, object]:
+        """Return who serves what, for clients that go to a replica directly."""
+        members = self._members()
+        alive = {
+            entry.id: entry.id == self.own.id or self.peers[entry.id].link is not None for entry in members
+        }
+        if self._ring is None:
+            index = {entry.id: number for number, entry in enumerate(members)}
+            table = bytearray()
+            for holders in self.coordinator.view.holders:
+                row = [index[peer.id] for peer in holders][: self.facts.replicas]
+                row += [0xFFFF] * (self.facts.replicas - len(row))
+                table += b"".join(number.to_bytes(2, "big") for number in row)
+            addresses = "".join(f"{entry.id.hex()}={entry.address};" for entry in members)
+            self._ring = {
+                "cluster": self.facts.cluster,
+                "version": xxh3_64_intdigest(bytes(table) + addresses.encode()),
+                "partitions": self.facts.partitions,
+                "replicas": self.facts.replicas,
+                "r": self.facts.read_quorum,
+                "w": self.facts.write_quorum,
+                "hash": HASH_NAME,
+                "table": bytes(table),
+            }
+        nodes = [
+            {
+                "id": entry.id,
+                "name": entry.name,
+                "address": entry.address,
+                "host": entry.host,
+                "zone": entry.zone,
+                "weight": entry.weight,
+                "status": entry.status.value,
+                "alive": alive[entry.id],
+            }
+            for entry in members
+        ]
+        return {**self._ring, "nodes": nodes}
+
+    def _status(self, options: object) -> dict[str, object]:
+        if options is not None and not isinstance(options, dict):
+            raise BadRequestError("the options of STATUS must be a map or null")
+        first: dict[bytes, int] = {}
+        for holders in self.coordinator.view.holders:
+            if holders:
+                first[holders[0].id] = first.get(holders[0].id, 0) + 1
+        members = []
+        for id, entry in sorted(self.membership.entries.items(), key=lambda item: item[1].name):
+            shown = self.own if id == self.own.id else entry
+            alive = id == self.own.id or self.peers[id].link is not None
+            figures = self.store.usage() if id == self.own.id else self._gossip.figures.get(id)
+            members.append(
+                {
+                    "name": shown.name,
+                    "address": shown.address,
+                    "status": shown.status.value,
+                    "alive": alive,
+                    "weight": shown.weight,
+                    "zone": shown.zone,
+                    "host": shown.host,
+                    "partitions": first.get(id, 0) if alive else None,
+                    "seats": len(shown.seats) // 9 if alive else None,
+                    "keys": figures[0] if alive and figures else None,
+                    "bytes": figures[1] if alive and figures else None,
+                }
+            )
+        answer: dict[str, object] = {
+            "cluster": {
+                "id": self.facts.cluster.hex(),
+                "partitions": self.facts.partitions,
+                "replicas": self.facts.replicas,
+                "r": self.facts.read_quorum,
+                "w": self.facts.write_quorum,
+                "hash": self.facts.hash,
+                "quorum_hosts": self.coordinator.view.most,
+                "warnings": list(self._placed().warnings),
+            },
+            "node": self.own.name,
+            "members": members,
+        }
+        if options and options.get("config"):
+            answer["config"] = self.settings
+        return answer
+
+
+def _remembered(store: Store, own: Entry) -> list[Entry]:
+    """Return the entries the folder knows, our own replaced by the one of this generation."""
+    return [entry for entry in identity.load_entries(store) if entry.id != own.id] + [own]
+
+
+def _entry_batch(own: Entry) -> Batch:
+    batch = Batch()
+    identity.put_entries(batch, [own])
+    return batch

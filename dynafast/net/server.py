@@ -1,0 +1,274 @@
+"""The node as a process: sockets, timers, the flush thread and signals around `dynafast.core.node.Node`, on trio.
+
+One task owns the core at any moment (trio runs one at a time), so nothing here locks. May not: decide anything about
+data, members or requests.
+"""
+
+import contextlib
+import errno
+import logging
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from dynafast._ext.connection import Connection
+from dynafast.config import Address, ClusterConfig, Settings, default_name, parse_address
+from dynafast.core import identity
+from dynafast.core.node import Node
+from dynafast.errors import ConfigError, DynafastError
+from dynafast.net.entry import Start, begin
+from dynafast.net.transport import Transport
+from dynafast.protocol import Status
+from dynafast.storage.rocks import RocksStore
+
+TICK_S = 0.02
+DIAL_S = 2.0
+REDIAL_MIN_S = 0.05
+REDIAL_MAX_S = 1.0
+INTERVAL_S = 1.0  # durability "interval": an fsync at least so often
+INTERVAL_BYTES = 8 * 1024 * 1024  # and after so much
+DRAIN_S = 5.0
+READY_S = 10.0  # a node that has not got all its seats by then serves nevertheless
+BACKLOG = 1024
+
+log = structlog.get_logger("dynafast")
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ConfigError, RefusedError, NotReachedError, StoreFormatError, StoreError: the node could not start, or the
+        store failed.
+    """
+    _configure_logging()
+    store = RocksStore(settings.node.data)
+    clean = False
+    try:
+        with contextlib.closing(_listen(settings.node.listen)) as listener:
+            trio.run(_Server(settings, store, listener).run)
+        clean = True
+    finally:
+        store.close(clean=clean)
+    return 0
+
+
+def _configure_logging() -> None:
+    """Log one line per event on stderr: for a reader on a terminal, as key=value elsewhere."""
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.LogfmtRenderer(
+            key_order=["timestamp", "level", "event"], bool_as_flag=False
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _trace(event: str, /, **fields: object) -> None:
+    """Render an event of the core; bytes as hex."""
+    log.info(
+        event, **{name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
+    )
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"listen: cannot listen on {address}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _prepare(sock: socket.socket) -> socket.socket:
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+class _Server:
+    """One running node."""
+
+    def __init__(self, settings: Settings, store: RocksStore, listener: socket.socket) -> None:
+        self._settings = settings
+        self._store = store
+        self._listener = listener
+        self._transports: dict[Connection, Transport] = {}
+        self._dialling: set[bytes] = set()
+        self._pauses: dict[bytes, tuple[float, float]] = {}  # peer -> (not before, last pause), seconds
+        self._flush = trio.Event()
+        self._node: Node
+
+    async def run(self) -> None:
+        """Start, serve, stop."""
+        port = self._listener.getsockname()[1]
+        address = self._settings.node.advertised(port)
+        remembered = identity.load(self._store)
+        name = self._settings.node.name or default_name(socket.gethostname(), port)
+        start = await begin(self._settings, self._store, name=name, address=address)
+        if start.created:
+            print(f"created cluster {start.identity.facts.cluster.hex()}", flush=True)  # noqa: T201
+        elif remembered is not None:
+            log.info("store.opened", boot=self._store.boot, clean=self._store.was_clean)
+        self._node = self._make_node(start, address)
+        self._store.sync()  # the entry of this generation is on disk before anybody hears of it
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._accept, nursery)
+                nursery.start_soon(self._tick, nursery)
+                nursery.start_soon(self._flusher)
+                if self._settings.node.durability == "interval":
+                    nursery.start_soon(self._periodic_flush)
+                nursery.start_soon(self._announce, start, address)
+                async for number in signals:
+                    log.info("stop.asked", signal=signal.Signals(number).name)
+                    break
+                await self._drain()
+                nursery.cancel_scope.cancel()
+
+    def _make_node(self, start: Start, address: Address) -> Node:
+        facts = start.identity.facts
+        config = ClusterConfig(
+            partitions=facts.partitions, replicas=facts.replicas, r=facts.read_quorum, w=facts.write_quorum
+        )
+        shown = self._settings.effective(config, name=start.own.name, host=start.own.host, advertise=address)
+        node = Node(
+            identity=start.identity,
+            own=start.own,
+            store=self._store,
+            group=self._settings.node.durability == "group",
+            random64=lambda: secrets.randbits(64),
+            trace=_trace,
+            settings={name: {"value": item.value, "source": item.source} for name, item in shown.items()},
+        )
+        node.at(time.monotonic_ns(), time.time_ns() // 1_000_000)
+        return node
+
+    def _turn(self) -> None:
+        self._node.at(time.monotonic_ns(), time.time_ns() // 1_000_000)
+
+    def _pump(self) -> None:
+        """Send what the last turn produced, and wake the flusher if something waits for it."""
+        for connection in self._node.take_dirty():
+            transport = self._transports.get(connection)
+            if transport is not None:
+                transport.push()
+        if self._node.flush_wanted:
+            self._flush.set()
+
+    async def _serve(self, sock: socket.socket, make: Callable[[], Connection]) -> None:
+        connection = make()
+        transport = Transport(_prepare(sock), connection, self._turn, self._pump)
+        self._transports[connection] = transport
+        try:
+            await transport.run()
+        finally:
+            del self._transports[connection]
+
+    async def _accept(self, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._listener)
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                    raise
+                log.warning("accept.failed", error=str(error))
+                await trio.sleep(REDIAL_MIN_S)  # out of descriptors: those in use are served first
+                continue
+            nursery.start_soon(self._serve, sock, self._node.accept)
+
+    async def _tick(self, nursery: trio.Nursery) -> None:
+        while True:
+            self._turn()
+            self._node.tick()
+            self._pump()
+            now = trio.current_time()
+            for peer, where in self._node.wanted().items():
+                if peer not in self._dialling and self._pauses.get(peer, (0.0, 0.0))[0] <= now:
+                    self._dialling.add(peer)
+                    nursery.start_soon(self._dial, peer, where)
+            await trio.sleep(TICK_S)
+
+    async def _dial(self, peer: bytes, where: str) -> None:
+        """Connect to a peer and serve the connection; after a failure, pause a little longer each time."""
+        try:
+            address = parse_address(where)
+            with trio.fail_after(DIAL_S):
+                stream = await trio.open_tcp_stream(address.host, address.port)
+        except (OSError, trio.TooSlowError, DynafastError):
+            pause = min(REDIAL_MAX_S, 2 * self._pauses.get(peer, (0.0, REDIAL_MIN_S / 2))[1])
+            self._pauses[peer] = (trio.current_time() + pause * random.uniform(0.5, 1.0), pause)  # noqa: S311
+            return
+        finally:
+            self._dialling.discard(peer)
+        self._pauses.pop(peer, None)
+        sock = socket.socket(fileno=stream.socket.detach())
+        if peer not in self._node.wanted():
+            sock.close()
+            return
+        await self._serve(sock, lambda: self._node.dial(peer))
+
+    async def _flusher(self) -> None:
+        """One flush at a time: what arrives meanwhile shares the next one."""
+        while True:
+            await self._flush.wait()
+            self._flush = trio.Event()
+            await self._sync()
+
+    async def _sync(self) -> None:
+        sequence = await trio.to_thread.run_sync(self._store.sync)
+        self._turn()
+        self._node.flushed(sequence)
+        self._pump()
+
+    async def _periodic_flush(self) -> None:
+        while True:
+            with trio.move_on_after(INTERVAL_S):
+                while self._store.unsynced_bytes < INTERVAL_BYTES:
+                    await trio.sleep(TICK_S)
+            if self._store.unsynced_bytes:
+                self._flush.set()
+                await trio.sleep(0)
+
+    async def _announce(self, start: Start, address: Address) -> None:
+        """Say that the node is ready: it has its seats, or has waited long enough for them."""
+        with trio.move_on_after(READY_S):
+            while self._node.own.status is not Status.UP or self._dialling:
+                await trio.sleep(TICK_S)
+        facts = start.identity.facts
+        print(f"ready {start.own.name} {address} cluster={facts.cluster.hex()}", flush=True)  # noqa: T201
+
+    async def _drain(self) -> None:
+        """Answer what is under way, take nothing new."""
+        self._node.stop()
+        with trio.move_on_after(DRAIN_S):
+            while self._node.busy:
+                await trio.sleep(TICK_S)
+        log.info("stop.drained", left=self._node.busy)
