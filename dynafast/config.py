@@ -243,9 +243,7 @@ class NodeConfig:
     def __post_init__(self) -> None:
         _check_fields(self)
         if self.advertise is not None and self.advertise.host in _WILDCARDS:
-            raise ConfigError(
-                f"advertise must be an address others can connect to, got {str(self.advertise)!r}"
-            )
+            raise ConfigError(f"advertise must be an address others can connect to, got {str(self.advertise)!r}")
         if self.advertise is None and self.listen.host in _WILDCARDS:
             raise ConfigError(
                 f"advertise must be given when listen is {str(self.listen)!r}: others cannot connect to that"
@@ -273,9 +271,7 @@ class Settings:
     cluster: ClusterWish
     sources: Mapping[str, Setting]
 
-    def effective(
-        self, cluster: ClusterConfig, *, name: str, host: str, advertise: Address
-    ) -> dict[str, Setting]:
+    def effective(self, cluster: ClusterConfig, *, name: str, host: str, advertise: Address) -> dict[str, Setting]:
         """Return every setting as it is in force on a running node: what was left open is filled in."""
         shown = dict(self.sources)
         for setting, value in _in_force(cluster).items():
@@ -311,9 +307,7 @@ def read_file(path: Path) -> dict[str, object]:
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
     unknown = sorted(set(found) - set(SETTINGS))
     if unknown:
-        raise ConfigError(
-            f"config file {path} has an unknown key {unknown[0]!r}, known are {', '.join(SETTINGS)}"
-        )
+        raise ConfigError(f"config file {path} has an unknown key {unknown[0]!r}, known are {', '.join(SETTINGS)}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Sizes and counts that both sides of a connection hold each other to. Values are bytes unless the name says otherwise."""
+"""Sizes and counts that both sides of a connection hold each other to, in bytes unless the name says otherwise."""
 
 KEY_MAX = 4096
 VALUE_MAX = 8 * 1024 * 1024

@@ -47,18 +47,14 @@ def put(
     Without a context the value is kept beside what is there. A KEY or VALUE that starts with - goes after --.
     """
     if overwrite and context is not None:
-        raise click.UsageError(
-            "--overwrite replaces everything and --context just what was read: give one of them"
-        )
+        raise click.UsageError("--overwrite replaces everything and --context just what was read: give one of them")
     seen, data = parse_context(context), read_value(value)
     with open_client(at, timeout) as client:
         written = client.put(key, data, context=seen, w=w, overwrite=overwrite)
     if as_json:
         print_json(_written_object(written))
     if written.live > 1:
-        click.echo(
-            f"dynafast: {written.live} versions are live now: see get --json, then put --context", err=True
-        )
+        click.echo(f"dynafast: {written.live} versions are live now: see get --json, then put --context", err=True)
 
 
 @click.command()

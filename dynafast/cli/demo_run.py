@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import trio
+from dynafast.client.results import GetResult
 
 from dynafast.cli.corpus import Corpus, Item
-from dynafast.client.results import GetResult
 from dynafast.errors import DynafastError
 
 IN_FLIGHT = 32  # low: the cluster idles; high: more memory (a file each), and longer queues in the latencies
@@ -115,9 +115,7 @@ class Run:
         await self._each("put", self._corpus.items, self._store)
         await self._each("get", self._stored.copy(), self._compare)
 
-    async def _each(
-        self, name: str, items: Sequence[Item], action: Callable[[Item, Stage], Awaitable[None]]
-    ) -> None:
+    async def _each(self, name: str, items: Sequence[Item], action: Callable[[Item, Stage], Awaitable[None]]) -> None:
         stage = Stage(name)
         self.stages.append(stage)
         self._teller.start(name, len(items))

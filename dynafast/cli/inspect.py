@@ -33,12 +33,8 @@ def status(*, config: bool, as_json: bool, at: str, timeout: float) -> None:
         rows = [(name, cell(item["value"]), item["source"]) for name, item in found["config"].items()]
         print_table(("setting", "value", "source"), rows)
     else:
-        click.echo(
-            "cluster " + "  ".join(f"{name}={cell(value)}" for name, value in found["cluster"].items())
-        )
-        print_table(
-            _MEMBER_FIELDS, [[cell(member[name]) for name in _MEMBER_FIELDS] for member in found["members"]]
-        )
+        click.echo("cluster " + "  ".join(f"{name}={cell(value)}" for name, value in found["cluster"].items()))
+        print_table(_MEMBER_FIELDS, [[cell(member[name]) for name in _MEMBER_FIELDS] for member in found["members"]])
 
 
 @click.command()

@@ -10,22 +10,14 @@ from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, ClusterConfig, load
 
 @click.command()
 @click.option("--data", metavar="DIR", help="The node's folder; made when it is not there. Required.")
-@click.option(
-    "--listen", metavar="HOST:PORT", help=f"Where to listen; port 0: any. Default {DEFAULT_ADDRESS}."
-)
-@click.option(
-    "--join", metavar="HOST:PORT", multiple=True, help="A node of the cluster to enter; repeatable."
-)
+@click.option("--listen", metavar="HOST:PORT", help=f"Where to listen; port 0: any. Default {DEFAULT_ADDRESS}.")
+@click.option("--join", metavar="HOST:PORT", multiple=True, help="A node of the cluster to enter; repeatable.")
 @click.option("--name", metavar="NAME", help="Default: the machine's name and the port.")
 @click.option("--weight", metavar="INTEGER", help="Share of the data relative to other nodes. Default 1.")
 @click.option("--zone", metavar="NAME", help="Replicas are spread over zones. Default 'default'.")
-@click.option(
-    "--host", metavar="NAME", help="Nodes of one host count as one replica. Default: the node's name."
-)
+@click.option("--host", metavar="NAME", help="Nodes of one host count as one replica. Default: the node's name.")
 @click.option("--advertise", metavar="HOST:PORT", help="What others connect to. Default: as --listen.")
-@click.option(
-    "--durability", metavar="|".join(DURABILITIES), help="When a write counts as kept. Default group."
-)
+@click.option("--durability", metavar="|".join(DURABILITIES), help="When a write counts as kept. Default group.")
 @click.option(
     "--partitions",
     metavar="Q",

@@ -126,11 +126,7 @@ class Claims:
         have = {(seat.partition, seat.seat): seat for seat in node.own_seats()}
         before = dict(have)
         for fields in result:
-            if (
-                not isinstance(fields, list)
-                or len(fields) != 3
-                or not all(isinstance(field, int) for field in fields)
-            ):
+            if not isinstance(fields, list) or len(fields) != 3 or not all(isinstance(field, int) for field in fields):
                 raise PeerProtocolError("the answer to a claim must list [partition, seat, k]")
             seat = Seat(*fields)
             known = node.seats.owners[seat.partition].get(seat.seat)

@@ -3,8 +3,10 @@
 Until data can be moved, a node enters only while no member holds a record (``not-empty``).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dynafast.core.membership import Entry
 from dynafast.errors import DynafastError, PeerProtocolError, RefusedError, RequestError
 from dynafast.protocol import Op
 
@@ -68,9 +70,7 @@ class Entrance:
 
     def _check_name(self, name: str, asker: bytes) -> None:
         taken = any(
-            entry.name == name and entry.id != asker
-            for entry in self._node.membership.entries.values()
-            if entry.member
+            entry.name == name and entry.id != asker for entry in self._node.membership.entries.values() if entry.member
         )
         holder, until = self._promised.get(name, (asker, 0))
         if taken or (holder != asker and until > self._node.now_ns):
@@ -92,29 +92,26 @@ class Entrance:
             decided(None)
             return
 
-        def answered(entry_id: bytes, name: str, result: Any, error: DynafastError | None) -> None:
-            if entry_id not in left:
-                return
-            if error is None and result is True:
-                left.discard(entry_id)
-                if not left:
-                    decided(None)
-                return
-            left.clear()
-            decided(
-                _not_empty(name)
-                if error is None
-                else RequestError(f"cannot tell whether {name} holds records: {error}", code="unavailable")
-            )
+        def asked(entry: Entry) -> Callable[[Any, DynafastError | None], None]:
+            def answered(result: Any, error: DynafastError | None) -> None:
+                if entry.id not in left:
+                    return  # decided meanwhile
+                if error is None and result is True:
+                    left.discard(entry.id)
+                    if not left:
+                        decided(None)
+                    return
+                left.clear()
+                decided(_not_empty(entry.name) if error is None else _unknown(entry.name, error))
+
+            return answered
 
         for entry in others:
-            node.call(
-                node.peers[entry.id],
-                Op.EMPTY,
-                [],
-                ANSWER_MS,
-                lambda result, error, entry=entry: answered(entry.id, entry.name, result, error),
-            )
+            node.call(node.peers[entry.id], Op.EMPTY, [], ANSWER_MS, asked(entry))
+
+
+def _unknown(name: str, error: DynafastError) -> RequestError:
+    return RequestError(f"cannot tell whether {name} holds records: {error}", code="unavailable")
 
 
 def _not_empty(name: str) -> RefusedError:

@@ -75,9 +75,7 @@ class Gossip:
                 if id in self._node.membership.entries
             ]
             if wanted:
-                self._node.call(
-                    peer, Op.GOSSIP, [{"entries": wanted}], ANSWER_MS, lambda _result, _error: None
-                )
+                self._node.call(peer, Op.GOSSIP, [{"entries": wanted}], ANSWER_MS, lambda _result, _error: None)
 
         self._node.call(peer, Op.GOSSIP, [{"digests": self._node.membership.digests()}], ANSWER_MS, done)
 

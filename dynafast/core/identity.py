@@ -24,8 +24,9 @@ class ClusterFacts:
     """What is fixed when a cluster is created and equal on all its nodes.
 
     Attributes:
-        cluster: id, 16 bytes. partitions: Q, a power of two. replicas: N. read_quorum, write_quorum: R and W of requests
-            that do not say. hash: the name of the function that places keys.
+        cluster: id, 16 bytes. partitions: Q, a power of two. replicas: N.
+        read_quorum, write_quorum: R and W of requests that do not say.
+        hash: the name of the function that places keys.
     """
 
     cluster: bytes
@@ -61,9 +62,7 @@ class ClusterFacts:
         except (KeyError, TypeError) as error:
             raise PeerProtocolError(f"malformed cluster facts: {error}") from error
         if facts.hash != HASH_NAME:
-            raise PeerProtocolError(
-                f"the cluster places keys by {facts.hash!r}, this program by {HASH_NAME!r}"
-            )
+            raise PeerProtocolError(f"the cluster places keys by {facts.hash!r}, this program by {HASH_NAME!r}")
         return facts
 
 

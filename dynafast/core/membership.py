@@ -148,8 +148,6 @@ class Membership:
             if id not in theirs or entry.digest > theirs[id] or entry.status is Status.REMOVED
         ]
         want = [
-            id
-            for id, digest in sorted(theirs.items())
-            if id not in self.entries or digest > self.entries[id].digest
+            id for id, digest in sorted(theirs.items()) if id not in self.entries or digest > self.entries[id].digest
         ]
         return send, want

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
+from dynafast.core.ownership import Member, Placement, place
 from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.connection import Connection
@@ -26,7 +27,6 @@ from dynafast.core.entrance import Entrance
 from dynafast.core.gossip import Gossip
 from dynafast.core.identity import Identity, load_clock, load_given
 from dynafast.core.membership import Entry, Membership
-from dynafast.core.ownership import Member, Placement, place
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
@@ -178,13 +178,9 @@ class Node:
             raise BadRequestError("a HELLO must have the role 'client' or 'peer'")
         cluster, to = fields.get("cluster"), fields.get("to")
         if cluster is not None and cluster != self.facts.cluster:
-            raise RefusedError(
-                f"this node belongs to cluster {self.facts.cluster.hex()}", code="wrong-cluster"
-            )
+            raise RefusedError(f"this node belongs to cluster {self.facts.cluster.hex()}", code="wrong-cluster")
         if to is not None and to != self.own.id:
-            raise RefusedError(
-                f"this is node {self.own.id.hex()}, not the one the caller means", code="wrong-node"
-            )
+            raise RefusedError(f"this is node {self.own.id.hex()}, not the one the caller means", code="wrong-node")
         if fields["role"] == "peer":
             self._check_peer(fields)
             connection.peer = fields["node"]
@@ -307,9 +303,7 @@ class Node:
         """Return the seats this node serves."""
         return unpack(self.own.seats, partitions=self.facts.partitions, replicas=self.facts.replicas)
 
-    def change_own(
-        self, batch: Batch, *, status: Status | None = None, seats: Iterable[Seat] | None = None
-    ) -> None:
+    def change_own(self, batch: Batch, *, status: Status | None = None, seats: Iterable[Seat] | None = None) -> None:
         """Change our entry: written with *batch* at once, told once it is on disk."""
         self.own = replace(
             self.own,
@@ -382,8 +376,7 @@ class Node:
 
     def _placed(self) -> Placement:
         members = tuple(
-            Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host)
-            for entry in self._members()
+            Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host) for entry in self._members()
         )
         if self._placement is None or self._placement.members != members:
             self._placement = place(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
@@ -425,9 +418,7 @@ class Node:
     def _ring_table(self) -> dict[str, object]:
         """Return who serves what, for clients that go to a replica directly."""
         members = self._members()
-        alive = {
-            entry.id: entry.id == self.own.id or self.peers[entry.id].link is not None for entry in members
-        }
+        alive = {entry.id: entry.id == self.own.id or self.peers[entry.id].link is not None for entry in members}
         if self._ring is None:
             index = {entry.id: number for number, entry in enumerate(members)}
             table = bytearray()

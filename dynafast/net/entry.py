@@ -73,9 +73,7 @@ def _create(settings: Settings, store: Store, *, name: str, address: Address) ->
         read_quorum=config.read_quorum,
         write_quorum=config.write_quorum,
     )
-    every = [
-        Seat(partition, seat, 1) for partition in range(facts.partitions) for seat in range(facts.replicas)
-    ]
+    every = [Seat(partition, seat, 1) for partition in range(facts.partitions) for seat in range(facts.replicas)]
     entry = _first_entry(settings, store, secrets.token_bytes(8), name, address)
     entry = _changed(entry, status=Status.UP, seats=pack(every))
     found = Identity(node=entry.id, facts=facts)
@@ -89,9 +87,7 @@ def _come_back(settings: Settings, store: Store, known: Identity, address: Addre
     last = entries[known.node]
     facts = known.facts
     difference = settings.cluster.difference(
-        ClusterConfig(
-            partitions=facts.partitions, replicas=facts.replicas, r=facts.read_quorum, w=facts.write_quorum
-        )
+        ClusterConfig(partitions=facts.partitions, replicas=facts.replicas, r=facts.read_quorum, w=facts.write_quorum)
     )
     if difference is not None:
         raise ConfigError(difference)
@@ -118,7 +114,7 @@ def _changed(entry: Entry, **changes: Any) -> Entry:
 
 async def _join(settings: Settings, store: Store, *, name: str, address: Address) -> Start:
     entry = _first_entry(settings, store, secrets.token_bytes(8), name, address)
-    request = {
+    request: dict[str, object] = {
         "node": entry.id,
         "name": name,
         "partitions": settings.cluster.partitions,

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import structlog
 import trio
+from dynafast.storage.rocks import RocksStore
 
 from dynafast._ext.connection import Connection
 from dynafast.config import Address, ClusterConfig, Settings, default_name, parse_address
@@ -26,7 +27,6 @@ from dynafast.errors import ConfigError, DynafastError
 from dynafast.net.entry import Start, begin
 from dynafast.net.transport import Transport
 from dynafast.protocol import Status
-from dynafast.storage.rocks import RocksStore
 
 TICK_S = 0.02
 DIAL_S = 2.0
@@ -65,9 +65,7 @@ def _configure_logging() -> None:
     renderer = (
         structlog.dev.ConsoleRenderer()
         if sys.stderr.isatty()
-        else structlog.processors.LogfmtRenderer(
-            key_order=["timestamp", "level", "event"], bool_as_flag=False
-        )
+        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
     )
     structlog.configure(
         processors=[
@@ -84,9 +82,7 @@ def _configure_logging() -> None:
 
 def _trace(event: str, /, **fields: object) -> None:
     """Render an event of the core; bytes as hex."""
-    log.info(
-        event, **{name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
-    )
+    log.info(event, **{name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})
 
 
 def _listen(address: Address) -> socket.socket:

@@ -84,9 +84,7 @@ def test_load_value_comes_from_flag_then_environment_then_file_then_default(tmp_
 def test_load_environment_names_the_file_and_lists_addresses_by_comma(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text("replicas = 5\n")
-    settings = load(
-        {}, environ={"DYNAFAST_CONFIG": str(file), "DYNAFAST_DATA": "d", "DYNAFAST_JOIN": "a:1, [::1]:2"}
-    )
+    settings = load({}, environ={"DYNAFAST_CONFIG": str(file), "DYNAFAST_DATA": "d", "DYNAFAST_JOIN": "a:1, [::1]:2"})
     assert settings.node.join == (Address("a", 1), Address("::1", 2))
     assert settings.cluster == ClusterWish(replicas=5)
 
@@ -116,9 +114,7 @@ def test_load_environment_names_the_file_and_lists_addresses_by_comma(tmp_path: 
         ),
     ],
 )
-def test_load_bad_value_names_setting_range_value_and_place(
-    setting: str, value: object, sentence: str
-) -> None:
+def test_load_bad_value_names_setting_range_value_and_place(setting: str, value: object, sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load({"data": "d", setting: value}, environ={})
     assert str(caught.value) == f"{sentence} (from --{setting})"
@@ -172,16 +168,12 @@ def test_node_config_wildcard_needs_an_address_others_can_connect_to() -> None:
         (Address("::", 0), Address("node", 0), Address("node", 4000)),  # port 0: the one listened on
     ],
 )
-def test_advertised_fills_in_the_port_listened_on(
-    listen: Address, advertise: Address | None, told: Address
-) -> None:
+def test_advertised_fills_in_the_port_listened_on(listen: Address, advertise: Address | None, told: Address) -> None:
     node = NodeConfig(data=Path("d"), listen=listen, advertise=advertise)
     assert node.advertised(4000) == told
 
 
-@pytest.mark.parametrize(
-    ("replicas", "majority"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4), (8, 5)]
-)
+@pytest.mark.parametrize(("replicas", "majority"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4), (8, 5)])
 def test_cluster_config_unset_quorums_are_majorities(replicas: int, majority: int) -> None:
     config = ClusterConfig(replicas=replicas)
     assert (config.read_quorum, config.write_quorum) == (majority, majority)

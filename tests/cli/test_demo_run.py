@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from dynafast.client.results import GetResult, Receipt, Version
 
 from dynafast.cli.corpus import Corpus, collect
 from dynafast.cli.demo_run import IN_FLIGHT, IN_FLIGHT_AT_KILL, Run, Stage
-from dynafast.client.results import GetResult, Receipt, Version
 from dynafast.errors import UnavailableError
 
 RECEIPT = Receipt(needed=2, replicas=2, primaries=2, fallbacks=0, synced=2, sloppy=False, forwarded=False)
@@ -40,9 +40,7 @@ class DictClient:
 
     async def get(self, key: bytes) -> GetResult:
         await self._turn("get", key)
-        versions = tuple(
-            Version(1, n, 0, bytes(16), value) for n, value in enumerate(self.values.get(key, []), 1)
-        )
+        versions = tuple(Version(1, n, 0, bytes(16), value) for n, value in enumerate(self.values.get(key, []), 1))
         return GetResult(versions=versions, context=b"c", receipt=RECEIPT)
 
 
@@ -160,9 +158,7 @@ def test_run_lost_or_doubled_value_is_a_mismatch(corpus: Corpus, values: list[by
             self.values[b"001"] = values
             return await super().get(key)
 
-    assert _run(corpus, Changing()).outcome.mismatches == [
-        f"001: 1 bytes were stored, the cluster has {shown}"
-    ]
+    assert _run(corpus, Changing()).outcome.mismatches == [f"001: 1 bytes were stored, the cluster has {shown}"]
 
 
 def test_run_file_that_vanishes_is_a_failure(corpus: Corpus) -> None:
@@ -175,7 +171,5 @@ def test_run_file_that_vanishes_is_a_failure(corpus: Corpus) -> None:
     ("count", "share", "expected"),
     [(0, 0.5, 0), (1, 0.999, 1), (100, 0.5, 50), (100, 0.99, 99), (100, 0.999, 100), (1000, 0.999, 999)],
 )
-def test_quantile_is_the_least_latency_that_enough_requests_met(
-    count: int, share: float, expected: int
-) -> None:
+def test_quantile_is_the_least_latency_that_enough_requests_met(count: int, share: float, expected: int) -> None:
     assert Stage("put", latencies=[float(n) for n in range(count, 0, -1)]).quantile(share) == expected

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cbor2
+from dynafast.storage.memory import MemoryStore
 
 from dynafast._ext.connection import Connection
 from dynafast.core.identity import ClusterFacts, Identity, save
@@ -15,7 +16,6 @@ from dynafast.core.membership import Entry
 from dynafast.core.node import Node
 from dynafast.core.seats import Seat, pack
 from dynafast.protocol import Op, Status
-from dynafast.storage.memory import MemoryStore
 
 MS = 1_000_000
 EPOCH_MS = 1_700_000_000_000
@@ -174,9 +174,7 @@ class Cluster:
 
     def restart(self, member: Member) -> None:
         """Start again from what the store has."""
-        own = Entry.from_wire(
-            {**member.node.own.to_wire(), "generation": member.node.own.generation + 1, "version": 1}
-        )
+        own = Entry.from_wire({**member.node.own.to_wire(), "generation": member.node.own.generation + 1, "version": 1})
         self._boot(member, own)
 
     def client(self, number: int) -> Pipe:

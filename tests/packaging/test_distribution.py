@@ -34,9 +34,7 @@ print(dynafast.__file__, *names)
 
 def _call(*command: object, cwd: Path) -> str:
     """Run *command* away from this checkout's packages and return its stdout."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DYNAFAST"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DYNAFAST"))}
     # The unoptimised build packs the same files and compiles in half the time.
     environment["DYNAFAST_DEBUG"] = "1"
     done = subprocess.run(
@@ -87,9 +85,7 @@ def _copy_distribution(found: metadata.Distribution, site: Path) -> None:
 
 
 def test_sdist_holds_what_a_build_and_a_test_run_need(unpacked_sdist: Path) -> None:
-    present = {
-        path.relative_to(unpacked_sdist).as_posix() for path in unpacked_sdist.rglob("*") if path.is_file()
-    }
+    present = {path.relative_to(unpacked_sdist).as_posix() for path in unpacked_sdist.rglob("*") if path.is_file()}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "setup.py"} <= present
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "_ext").glob("*.pyx")} <= present
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "dynafast/_ext").glob("*.p*")} <= present
@@ -112,9 +108,7 @@ def test_wheel_in_empty_environment_imports_every_module_and_runs(wheel: Path, t
     home = tmp_path / "environment"
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
-    site = Path(
-        _call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
-    )
+    site = Path(_call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     install = ("-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps")
     _call(sys.executable, *install, wheel, cwd=tmp_path)
     needed: dict[str, metadata.Distribution] = {}
@@ -124,8 +118,6 @@ def test_wheel_in_empty_environment_imports_every_module_and_runs(wheel: Path, t
         _copy_distribution(found, site)
     origin, *names = _call(python, "-c", IMPORT_ALL, cwd=tmp_path).split()
     assert Path(origin).is_relative_to(home)
-    assert {"dynafast.testing", "dynafast.net.server", "dynafast.cli.demo_run", "dynafast._ext.ring"} <= set(
-        names
-    )
+    assert {"dynafast.testing", "dynafast.net.server", "dynafast.cli.demo_run", "dynafast._ext.ring"} <= set(names)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert _call(home / "bin" / "dynafast", "--version", cwd=tmp_path) == f"dynafast {version}\n"
