@@ -486,8 +486,8 @@ cdef class Relay(Pending):
                 break
         else:
             self.asked = None
-            return self.fail("unavailable", "no replica of the key can be reached",
-                             {"needed": self.options.need, "reachable": 0})
+            return self.fail("unavailable", f"needed {self.need} replicas, reachable 0",
+                             {"needed": self.need, "reachable": 0})
         out.size = 0
         put_head(out, ARRAY, 4 if self.op == GET else 7)
         put_uint(out, self.op)
@@ -516,7 +516,7 @@ cdef class Relay(Pending):
         cdef uint64_t fields = 0
         if who is not self.asked:
             return 0
-        if op == ERROR and decode_item(body.at, body.end - body.at)[2] in _ASK_ANOTHER and self.left:
+        if op == ERROR and self.reachable_left() and decode_item(body.at, body.end - body.at)[2] in _ASK_ANOTHER:
             return self.begin()
         self.home.pending.pop(self.rid, None)
         read_expect(body, ARRAY, &fields)
@@ -534,11 +534,17 @@ cdef class Relay(Pending):
         if self.op == GET:
             return self.begin()
         return self.fail("uncertain", "the coordinating replica was lost: the write may or may not be there",
-                         {"needed": self.options.need, "answered": 0})
+                         {"needed": self.need, "answered": 0})
 
     cdef int expired(self) except -1:
-        return self.fail("timeout", "the replicas did not answer in time",
-                         {"needed": self.options.need, "answered": 0})
+        return self.fail("timeout", f"needed {self.need} replicas, none answered in time",
+                         {"needed": self.need, "answered": 0})
+
+    cdef bint reachable_left(self) except -1:
+        for peer in self.left:
+            if (<Peer>peer).reachable():
+                return True
+        return False
 
     cdef int fail(self, str code, str message, object details) except -1:
         self.home.pending.pop(self.rid, None)
@@ -1096,6 +1102,9 @@ cdef class Coordinator(Handler):
         relay.fields = fields
         relay.options = options[0]
         relay.left = list(self.view.holders[partition][::-1])
+        relay.need = options.need or (self.read_quorum if op == GET else self.write_quorum)
+        if relay.need > self.view.most:
+            relay.need = self.view.most
         self.enlist(relay, options.timeout_ms)
         return relay.begin()
 

@@ -90,8 +90,10 @@ cdef class Relay(Pending):
     cdef int op
     cdef bytes fields               # encoded, between id and options
     cdef Options options
+    cdef int need                   # for messages alone: the replica that coordinates counts
     cdef list left                  # replicas not yet asked, best last
     cdef Peer asked
+    cdef bint reachable_left(self) except -1
     cdef int begin(self) except -1
     cdef int fail(self, str code, str message, object details) except -1
 

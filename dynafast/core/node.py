@@ -91,7 +91,8 @@ class Node:
         self._gossip = Gossip(self)
         self._claims = Claims(self, load_given(store))
         self._entrance = Entrance(self)
-        self._placement: Placement | None = None
+        self._shape: list[tuple[bytes, int, str, str]] = []  # of the members that `_placement` is for
+        self._placement: Placement
         self.seats: SeatMap
         self._ring: dict[str, object] | None = None
         self.write(_entry_batch(own))
@@ -344,8 +345,7 @@ class Node:
 
     def preference(self, partition: int) -> list[bytes]:
         """Return the preference list of *partition*, beyond the first N too."""
-        placement = self._placed()
-        return [placement.members[index].id for index in placement.ring.at(partition)]
+        return [self._placement.members[index].id for index in self._placement.ring.at(partition)]
 
     def holds_any(self) -> bool:
         """Whether this node holds any record."""
@@ -374,18 +374,17 @@ class Node:
         """Return the members, ourselves as we are now rather than as we told."""
         return [self.own if entry.id == self.own.id else entry for entry in self.membership.members()]
 
-    def _placed(self) -> Placement:
-        members = tuple(
-            Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host) for entry in self._members()
-        )
-        if self._placement is None or self._placement.members != members:
-            self._placement = place(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
-        return self._placement
+    def _place(self, entries: list[Entry]) -> Placement:
+        members = [Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host) for entry in entries]
+        return place(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
 
     def _rebuild(self) -> None:
         """Compute who serves what from the entries, and hand that to the request path."""
         members = self._members()
         peers = {entry.id: self._peer(entry) for entry in members}
+        shape = [(entry.id, entry.weight, entry.zone, entry.host) for entry in members]
+        if shape != self._shape:
+            self._shape, self._placement = shape, self._place(members)
         self.seats = SeatMap(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
         table = [
             [(peers[id], mask) for id, mask in self.seats.row(partition, self.preference(partition))]
@@ -488,7 +487,7 @@ class Node:
                 "w": self.facts.write_quorum,
                 "hash": self.facts.hash,
                 "quorum_hosts": self.coordinator.view.most,
-                "warnings": list(self._placed().warnings),
+                "warnings": list(self._placement.warnings),
             },
             "node": self.own.name,
             "members": members,

@@ -1,0 +1,527 @@
+"""What clients get, for every state of the replicas: outcome tables over whole nodes in virtual time."""
+
+import itertools
+from typing import Any
+
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from dynafast._ext.clock import Record
+from dynafast._ext.coordinator import distinct_seats
+from dynafast.errors import StoreBusyError, StoreError
+from dynafast.protocol import Op
+from dynafast.storage.interface import object_key
+from tests.core.harness import Cluster, Member, Pipe
+
+W1, W2, W3 = b"1" * 16, b"2" * 16, b"3" * 16
+VERSIONS, CONTEXT, RECEIPT = 2, 3, 4  # fields of FOUND
+LIVE, PUT_CONTEXT, PUT_RECEIPT, RETURNED = 3, 4, 5, 7  # fields of WRITTEN
+CODE, DETAILS = 2, 4  # fields of ERROR
+
+
+def values(found: list[Any]) -> list[bytes]:
+    assert found[0] == Op.FOUND, found
+    return sorted(version[4] for version in found[VERSIONS])
+
+
+def holders(cluster: Cluster, key: bytes) -> list[Member]:
+    """The members that serve *key*, in preference order."""
+    view = cluster.members[0].node.coordinator.view
+    partition = xxh3_64_intdigest(key) * cluster.facts.partitions >> 64
+    names = [peer.name for peer in view.holders[partition]]
+    return [next(member for member in cluster.members if member.name == name) for name in names]
+
+
+def outsiders(cluster: Cluster, key: bytes) -> list[Member]:
+    inside = holders(cluster, key)
+    return [member for member in cluster.members if member not in inside]
+
+
+def pipe(member: Member) -> Pipe:
+    found = Pipe(member)
+    assert found.hello()[0] == Op.HELLO
+    return found
+
+
+def stored(member: Member, key: bytes) -> Record | None:
+    data = member.store.get(object_key(xxh3_64_intdigest(key), key))
+    return None if data is None else Record.decode(data[24:])
+
+
+def key_for(cluster: Cluster, member: Member, *, prefix: bytes = b"k") -> bytes:
+    """A key whose first replica is *member*."""
+    return next(key for i in itertools.count() if holders(cluster, key := prefix + b"%d" % i)[0] is member)
+
+
+def test_two_puts_without_context_are_two_versions_and_a_put_with_the_read_context_leaves_one() -> None:
+    client = Cluster(5).client(0)
+    assert client.ask(Op.PUT, b"k", b"a", None, W1, {})[LIVE] == 1
+    second = client.ask(Op.PUT, b"k", b"b", None, W2, {})
+    assert second[LIVE] == 2
+    assert second[PUT_CONTEXT] is None, "a context that covers an unseen sibling would overwrite it"
+    found = client.ask(Op.GET, b"k", {})
+    assert values(found) == [b"a", b"b"]
+    assert client.ask(Op.PUT, b"k", b"c", found[CONTEXT], W3, {})[LIVE] == 1
+    assert values(client.ask(Op.GET, b"k", {})) == [b"c"]
+
+
+def test_put_answer_context_when_alone_replaces_the_version() -> None:
+    client = Cluster(3).client(0)
+    context = client.ask(Op.PUT, b"k", b"a", None, W1, {})[PUT_CONTEXT]
+    assert client.ask(Op.PUT, b"k", b"b", context, W2, {})[LIVE] == 1
+    assert values(client.ask(Op.GET, b"k", {})) == [b"b"]
+
+
+def test_put_with_return_answers_the_live_versions() -> None:
+    client = Cluster(3).client(0)
+    client.ask(Op.PUT, b"k", b"a", None, W1, {})
+    answer = client.ask(Op.PUT, b"k", b"b", None, W2, {"return": True})
+    assert [version[4] for version in answer[RETURNED]] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("second", range(5))
+def test_a_retried_put_never_leaves_two_equal_versions(second: int) -> None:
+    """The same write id at another coordinator, replica or not, is shown once."""
+    cluster = Cluster(5)
+    cluster.client(0).ask(Op.PUT, b"k", b"a", None, W1, {})
+    assert cluster.client(second).ask(Op.PUT, b"k", b"a", None, W1, {})[0] == Op.WRITTEN
+    found = cluster.client(0).ask(Op.GET, b"k", {"r": 3})
+    assert values(found) == [b"a"]
+    assert cluster.client(1).ask(Op.PUT, b"k", b"b", found[CONTEXT], W2, {})[LIVE] == 1
+
+
+def test_a_retried_put_at_two_coordinators_that_did_not_hear_of_each_other_counts_once() -> None:
+    cluster = Cluster(3)
+    one, two, _ = cluster.members
+    cluster.hold(one, two)
+    cluster.hold(two, one)
+    pipe(one).ask(Op.PUT, b"k", b"a", None, W1, {"w": 2})
+    pipe(two).ask(Op.PUT, b"k", b"a", None, W1, {"w": 1})
+    cluster.release(one, two)
+    cluster.release(two, one)
+    found = cluster.client(2).ask(Op.GET, b"k", {"r": 3})
+    assert values(found) == [b"a"]
+    assert cluster.client(2).ask(Op.PUT, b"k", b"b", found[CONTEXT], W2, {})[LIVE] == 1
+
+
+def test_contexts_that_are_not_of_this_key_are_refused_and_nothing_is_written() -> None:
+    client = Cluster(3).client(0)
+    context = client.ask(Op.PUT, b"k", b"a", None, W1, {})[PUT_CONTEXT]
+    damaged = bytes([context[0]]) + bytes([context[1] ^ 1]) + context[2:]
+    for key, bad in ((b"other", context), (b"k", damaged), (b"k", context[:-1]), (b"k", b"")):
+        assert client.ask(Op.PUT, key, b"x", bad, W2, {})[CODE] == "bad-context"
+    assert values(client.ask(Op.GET, b"k", {})) == [b"a"]
+    assert values(client.ask(Op.GET, b"other", {})) == []
+
+
+def test_delete_hides_the_value_and_a_later_put_with_its_context_is_alone() -> None:
+    client = Cluster(3).client(0)
+    context = client.ask(Op.PUT, b"k", b"a", None, W1, {})[PUT_CONTEXT]
+    deleted = client.ask(Op.PUT, b"k", None, context, W2, {})
+    assert (deleted[0], deleted[LIVE]) == (Op.WRITTEN, 0)
+    found = client.ask(Op.GET, b"k", {})
+    assert values(found) == []
+    assert found[CONTEXT] is not None
+    assert client.ask(Op.PUT, b"k", b"b", found[CONTEXT], W3, {})[LIVE] == 1
+
+
+def test_delete_covers_only_what_its_context_saw() -> None:
+    client = Cluster(3).client(0)
+    context = client.ask(Op.PUT, b"k", b"a", None, W1, {})[PUT_CONTEXT]
+    client.ask(Op.PUT, b"k", b"b", None, W2, {})
+    assert client.ask(Op.PUT, b"k", None, context, W3, {})[LIVE] == 1
+    assert values(client.ask(Op.GET, b"k", {})) == [b"b"]
+
+
+# ---- availability
+
+
+@pytest.mark.parametrize("dead", range(5))
+def test_with_one_of_five_dead_every_get_and_put_at_2_2_succeeds(dead: int) -> None:
+    cluster = Cluster(5)
+    cluster.kill(cluster.members[dead])
+    for number, key in itertools.product([n for n in range(5) if n != dead], [b"k%d" % i for i in range(8)]):
+        client = cluster.client(number)
+        assert client.ask(Op.PUT, key, b"v", None, b"%016d" % number, {})[0] == Op.WRITTEN
+        assert client.ask(Op.GET, key, {})[0] == Op.FOUND
+
+
+@pytest.mark.parametrize("asked", [0, 3, 4])
+def test_with_two_of_three_replicas_dead_requests_fail_at_once_with_numbers(asked: int) -> None:
+    """Asked at the surviving replica (0) and at nodes outside (3, 4)."""
+    cluster = Cluster(5)
+    inside = holders(cluster, b"k")
+    alive = [inside[0], None, None, *outsiders(cluster, b"k")][asked]
+    assert alive is not None
+    for member in inside[1:]:
+        cluster.kill(member)
+    client = pipe(alive)
+    for op, fields in ((Op.GET, (b"k", {})), (Op.PUT, (b"k", b"v", None, W1, {}))):
+        before = cluster.now_ns
+        answer = client.ask(op, *fields)
+        assert (answer[0], answer[CODE], answer[DETAILS]) == (Op.ERROR, "unavailable", {"needed": 2, "reachable": 1})
+        assert cluster.now_ns - before <= 10_000_000
+    assert stored(inside[0], b"k") is None, "a put that is refused writes nothing"
+
+
+@pytest.mark.parametrize("dead", range(4))
+@pytest.mark.parametrize("quorum", [1, 2, 3])
+def test_truth_table_of_availability(quorum: int, dead: int) -> None:
+    """With N=3 and *dead* replicas gone, a quorum is met exactly when enough are left."""
+    cluster = Cluster(5)
+    for member in holders(cluster, b"k")[:dead]:
+        cluster.kill(member)
+    asked = pipe(outsiders(cluster, b"k")[0])
+    put = asked.ask(Op.PUT, b"k", b"v", None, W1, {"w": quorum})
+    get = asked.ask(Op.GET, b"k", {"r": quorum})
+    possible = 3 - dead >= quorum
+    assert (put[0] == Op.WRITTEN, get[0] == Op.FOUND) == (possible, possible)
+
+
+def test_one_node_alone_serves_with_quorums_of_one() -> None:
+    cluster = Cluster(1)
+    answer = cluster.client(0).ask(Op.PUT, b"k", b"v", None, W1, {})
+    assert answer[PUT_RECEIPT][:2] == [1, 1]
+    assert values(cluster.client(0).ask(Op.GET, b"k", {})) == [b"v"]
+
+
+def test_two_nodes_of_one_host_are_one_vote() -> None:
+    cluster = Cluster(1)
+    cluster.add("n1", host="n0")
+    cluster.run_until(lambda: len(cluster.members[0].node.linked_peers()) == 1)
+    assert cluster.client(0).ask(Op.PUT, b"k", b"v", None, W1, {})[PUT_RECEIPT][0] == 1
+
+
+def test_a_quorum_above_n_is_a_bad_request() -> None:
+    client = Cluster(3).client(0)
+    assert client.ask(Op.GET, b"k", {"r": 4})[CODE] == "bad-request"
+    assert client.ask(Op.PUT, b"k", b"v", None, W1, {"w": 4})[CODE] == "bad-request"
+
+
+def test_replicas_lost_in_mid_put_leave_the_outcome_unknown() -> None:
+    cluster = Cluster(5)
+    first, second, third = holders(cluster, b"k")
+    cluster.hold(second, first)
+    cluster.hold(third, first)
+    client = pipe(first)
+    client.send([Op.PUT, 9, b"k", b"v", None, W1, {}])
+    cluster.kill(second)
+    cluster.kill(third)
+    assert client.answers()[0][CODE] == "uncertain"
+
+
+def test_replicas_lost_in_mid_get_make_it_unavailable() -> None:
+    cluster = Cluster(5)
+    first, second, third = holders(cluster, b"k")
+    cluster.hold(second, first)
+    cluster.hold(third, first)
+    client = pipe(first)
+    client.send([Op.GET, 9, b"k", {}])
+    cluster.kill(second)
+    cluster.kill(third)
+    assert client.answers()[0][CODE] == "unavailable"
+
+
+@pytest.mark.parametrize(("op", "fields"), [(Op.GET, (b"k",)), (Op.PUT, (b"k", b"v", None, W1))])
+def test_silent_replicas_time_out_before_the_deadline(op: Op, fields: tuple[Any, ...]) -> None:
+    cluster = Cluster(3)
+    first, second, third = holders(cluster, b"k")
+    cluster.hold(second, first)
+    cluster.hold(third, first)
+    before = cluster.now_ns
+    answer = pipe(first).ask(op, *fields, {"timeout": 500})
+    assert (answer[CODE], answer[DETAILS]) == ("timeout", {"needed": 2, "answered": 1})
+    assert cluster.now_ns - before <= 500_000_000
+
+
+def test_a_late_answer_after_the_client_is_gone_reaches_nobody() -> None:
+    cluster = Cluster(3)
+    first, second, third = holders(cluster, b"k")
+    cluster.hold(second, first)
+    cluster.hold(third, first)
+    client = pipe(first)
+    client.send([Op.GET, 9, b"k", {}])
+    client.connection.drop()
+    cluster.release(second, first)
+    cluster.release(third, first)
+    assert first.node.busy == 0
+
+
+# ---- forwarding
+
+
+def test_a_node_outside_forwards_and_says_so() -> None:
+    cluster = Cluster(5)
+    client = pipe(outsiders(cluster, b"k")[0])
+    answer = client.ask(Op.PUT, b"k", b"v", None, W1, {})
+    assert answer[PUT_RECEIPT][5] == 2
+    assert client.ask(Op.GET, b"k", {})[RECEIPT][5] == 2
+    assert pipe(holders(cluster, b"k")[0]).ask(Op.GET, b"k", {})[RECEIPT][5] == 0
+
+
+def test_a_forwarded_request_is_never_forwarded_again() -> None:
+    cluster = Cluster(5)
+    outside = outsiders(cluster, b"k")[0]
+    peer = Pipe(outside)
+    peer.hello(role="peer", node=b"12345678", cluster=cluster.facts.cluster, to=outside.node.own.id, generation=1)
+    assert peer.ask(Op.GET, b"k", {})[CODE] == "not-replica"
+    assert peer.ask(Op.PUT, b"k", b"v", None, W1, {})[CODE] == "not-replica"
+
+
+def test_a_get_goes_on_to_the_next_replica_and_a_put_does_not() -> None:
+    cluster = Cluster(5)
+    first = holders(cluster, b"k")[0]
+    outside = outsiders(cluster, b"k")[0]
+    client = pipe(outside)
+    cluster.hold(outside, first)
+    client.send([Op.GET, 8, b"k", {}])
+    client.send([Op.PUT, 9, b"k", b"v", None, W1, {}])
+    cluster.kill(first)
+    cluster.run_until(lambda: not outside.node.busy)
+    answers = {answer[1]: answer for answer in client.answers()}
+    assert answers[8][0] == Op.FOUND
+    assert answers[9][CODE] == "uncertain"
+
+
+# ---- durability and order
+
+
+def test_in_group_no_answer_leaves_before_the_flush_that_covers_it() -> None:
+    cluster = Cluster(3)
+    for member in cluster.members:
+        member.flushing = False
+    client = cluster.client(0)
+    client.send([Op.PUT, 9, b"k", b"v", None, W1, {}])
+    for _ in range(20):
+        cluster.step()
+    assert client.answers() == []
+    cluster.members[1].flushing = True
+    cluster.members[2].flushing = True
+    cluster.run_until(lambda: bool(client.received))
+    assert client.answers()[0][PUT_RECEIPT][:5] == [2, 2, 2, 0, 2]
+
+
+def test_in_interval_answers_come_at_once_and_say_that_nothing_is_synced() -> None:
+    client = Cluster(3, group=False).client(0)
+    client.send([Op.PUT, 9, b"k", b"v", None, W1, {}])
+    assert client.answers()[0][PUT_RECEIPT][:5] == [2, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StoreBusyError("stall"), "overloaded"), (StoreError("full"), "store-error")]
+)
+def test_a_put_that_the_store_refuses_is_sent_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, error: StoreError, code: str
+) -> None:
+    cluster = Cluster(3)
+    first, second, third = holders(cluster, b"k")
+
+    def refuse(key: bytes, value: bytes) -> int:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(first.store, "put", refuse)
+        assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {})[CODE] == code
+    assert [stored(member, b"k") for member in (first, second, third)] == [None, None, None]
+
+
+def test_a_replica_that_cannot_store_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(3)
+    first, *others = holders(cluster, b"k")
+
+    def refuse(key: bytes, value: bytes) -> int:
+        raise StoreError("full")
+
+    for member in others:
+        monkeypatch.setattr(member.store, "put", refuse)
+    assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {})[CODE] == "uncertain"
+    assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 1})[0] == Op.WRITTEN
+
+
+def test_a_corrupt_record_is_no_answer_and_never_not_found() -> None:
+    cluster = Cluster(3)
+    first, second, _ = holders(cluster, b"k")
+    pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 3})
+    first.store.put(object_key(xxh3_64_intdigest(b"k"), b"k"), b"damaged")
+    answer = pipe(first).ask(Op.GET, b"k", {})
+    assert values(answer) == [b"v"]
+    assert pipe(first).ask(Op.GET, b"k", {"r": 3})[CODE] == "unavailable"
+    assert pipe(first).ask(Op.PUT, b"k", b"w", None, W2, {})[CODE] == "corrupt"
+    assert values(pipe(second).ask(Op.GET, b"k", {"r": 2})) == [b"v"]
+
+
+# ---- the actor rule
+
+
+def test_dots_count_on_within_a_boot_and_a_restart_takes_a_fresh_actor() -> None:
+    cluster = Cluster(3)
+    first = holders(cluster, b"k")[0]
+    one = pipe(first).ask(Op.PUT, b"k", b"a", None, W1, {})
+    two = pipe(first).ask(Op.PUT, b"k", b"b", one[PUT_CONTEXT], W2, {})
+    assert (two[2][0], two[2][1]) == (one[2][0], 2)
+    cluster.kill(first)
+    cluster.restart(first)
+    cluster.settle()
+    three = pipe(first).ask(Op.PUT, b"k", b"c", two[PUT_CONTEXT], W3, {})
+    assert three[2][0] != two[2][0]
+    assert three[2][1] == 1
+
+
+def test_a_context_that_knows_more_of_our_actor_than_we_do_proves_amnesia() -> None:
+    """A coordinator whose unsynced record is gone must not issue the lost dot again."""
+    cluster = Cluster(3, group=False)
+    first = holders(cluster, b"k")[0]
+    one = pipe(first).ask(Op.PUT, b"k", b"a", None, W1, {})
+    before = first.store.get(object_key(xxh3_64_intdigest(b"k"), b"k"))
+    assert before is not None
+    two = pipe(first).ask(Op.PUT, b"k", b"b", one[PUT_CONTEXT], W2, {})
+    first.store.put(object_key(xxh3_64_intdigest(b"k"), b"k"), before)
+    three = pipe(first).ask(Op.PUT, b"k", b"c", two[PUT_CONTEXT], W3, {})
+    assert three[2][0] != two[2][0]
+    assert values(pipe(first).ask(Op.GET, b"k", {"r": 3})) == [b"c"]
+    assert ("actor.amnesia", {"key": b"k"}) in first.events
+
+
+def test_a_crash_that_forgets_unsynced_writes_never_reuses_a_dot() -> None:
+    cluster = Cluster(3)
+    first = holders(cluster, b"k")[0]
+    seen = set()
+    for turn in range(12):
+        answer = pipe(first).ask(Op.PUT, b"k", b"%d" % turn, None, b"%016d" % turn, {})
+        assert tuple(answer[2][:2]) not in seen
+        seen.add(tuple(answer[2][:2]))
+        cluster.crash(first)
+        cluster.restart(first)
+        cluster.settle()
+    assert len(values(pipe(first).ask(Op.GET, b"k", {"r": 3}))) == 12, "blind puts are all kept"
+
+
+def test_two_writers_each_one_step_stale_never_exceed_four_versions() -> None:
+    cluster = Cluster(3)
+    client = pipe(holders(cluster, b"k")[0])
+    contexts: list[bytes | None] = [None, None]
+    for turn in range(200):
+        writer = turn % 2
+        found = client.ask(Op.GET, b"k", {})
+        assert len(found[VERSIONS]) <= 4
+        client.ask(Op.PUT, b"k", b"%d" % turn, contexts[writer], b"%016d" % turn, {})
+        contexts[writer] = found[CONTEXT]
+
+
+# ---- overwrite and time
+
+
+def test_overwrite_needs_no_context_and_leaves_one_version() -> None:
+    client = Cluster(3).client(0)
+    client.ask(Op.PUT, b"k", b"a", None, W1, {})
+    client.ask(Op.PUT, b"k", b"b", None, W2, {})
+    assert client.ask(Op.PUT, b"k", b"c", None, W3, {"overwrite": True})[LIVE] == 1
+    assert values(client.ask(Op.GET, b"k", {})) == [b"c"]
+
+
+def test_overwrite_is_not_beaten_by_a_newer_version_that_its_coordinator_had_not_seen() -> None:
+    """Another replica has a version with a later time: the overwrite covers it and writes again."""
+    cluster = Cluster(3)
+    first, second, third = holders(cluster, b"k")
+    record = Record().put(actor=7, counter=1, time=(1_700_000_020_000 << 16), write_id=W1, value=b"newer")
+    for member in (second, third):
+        member.store.put(object_key(xxh3_64_intdigest(b"k"), b"k"), bytes(24) + record.encode())
+    answer = pipe(first).ask(Op.PUT, b"k", b"mine", None, W2, {"overwrite": True})
+    assert answer[0] == Op.WRITTEN
+    assert answer[2][2] > 1_700_000_020_000 << 16
+    assert values(pipe(first).ask(Op.GET, b"k", {"r": 3})) == [b"mine"]
+
+
+def test_time_follows_the_client_but_not_a_clock_far_ahead() -> None:
+    cluster = Cluster(1)
+    client = cluster.client(0)
+    ahead = (cluster.members[0].node.coordinator.wall_ms + 30_000) << 16
+    assert client.ask(Op.PUT, b"k", b"a", None, W1, {"time": ahead})[2][2] > ahead
+    far = (cluster.members[0].node.coordinator.wall_ms + 200_000) << 16
+    assert client.ask(Op.PUT, b"l", b"a", None, W2, {"time": far})[2][2] < far
+
+
+def test_time_never_goes_back_over_a_crash() -> None:
+    cluster = Cluster(1)
+    member = cluster.members[0]
+    ahead = (member.node.coordinator.wall_ms + 30_000) << 16
+    before = cluster.client(0).ask(Op.PUT, b"k", b"a", None, W1, {"time": ahead})[2][2]
+    cluster.crash(member)
+    cluster.restart(member)
+    assert cluster.client(0).ask(Op.PUT, b"l", b"a", None, W2, {})[2][2] > before
+
+
+# ---- limits
+
+
+def test_too_many_versions_are_refused_and_a_put_with_context_still_works() -> None:
+    client = Cluster(1).client(0)
+    for number in range(128):
+        client.ask(Op.PUT, b"k", b"v", None, b"%016d" % number, {})
+    assert client.ask(Op.PUT, b"k", b"v", None, b"x" * 16, {})[CODE] == "too-many-versions"
+    context = client.ask(Op.GET, b"k", {})[CONTEXT]
+    assert client.ask(Op.PUT, b"k", b"v", context, b"x" * 16, {})[LIVE] == 1
+
+
+def test_three_versions_of_8_mib_travel_in_parts_and_are_resolved() -> None:
+    cluster = Cluster(3)
+    client = cluster.client(0)
+    big = [bytes([number]) * (8 << 20) for number in range(3)]
+    for number, value in enumerate(big):
+        assert client.ask(Op.PUT, b"k", value, None, b"%016d" % number, {"w": 3})[0] == Op.WRITTEN
+    client.send([Op.GET, 99, b"k", {"r": 3}])
+    cluster.run_until(lambda: bool(client.received))
+    from dynafast._ext.codec import FrameReader
+
+    (found,) = FrameReader().feed(client.received)
+    client.received = b""
+    assert values(found) == sorted(big)
+    assert client.ask(Op.PUT, b"k", b"small", found[CONTEXT], W1, {})[LIVE] == 1
+
+
+# ---- seats
+
+
+def _most(answers: list[tuple[int, int]]) -> int:
+    """By trying every choice of one seat or none per answer."""
+    choices = [[None, *[seat for seat in range(8) if mask >> seat & 1]] for _, mask in answers]
+    best = 0
+    for pick in itertools.product(*choices):
+        taken = [(host, seat) for (host, _), seat in zip(answers, pick, strict=True) if seat is not None]
+        if len({host for host, _ in taken}) == len(taken) == len({seat for _, seat in taken}):
+            best = max(best, len(taken))
+    return best
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([], 0),
+        ([(0, 0b111)], 1),  # one host is one vote, however many seats it serves
+        ([(0, 0b001), (1, 0b001)], 1),  # one seat is one vote, whoever claims it
+        ([(0, 0b001), (0, 0b010)], 1),  # two nodes of one host
+        ([(0, 0b011), (1, 0b001)], 2),  # the first must leave seat 0 to the second
+        ([(0, 0b011), (1, 0b011), (2, 0b011)], 2),
+        ([(0, 0b001), (1, 0b010), (2, 0b100)], 3),
+        ([(0, 0b001), (1, 0b000)], 1),  # no seat, no vote
+    ],
+)
+def test_distinct_seats_table(answers: list[tuple[int, int]], expected: int) -> None:
+    assert distinct_seats(answers) == expected == _most(answers)
+
+
+def test_distinct_seats_equals_exhaustive_search() -> None:
+    for hosts in itertools.product(range(3), repeat=3):
+        for masks in itertools.product(range(8), repeat=3):
+            answers = list(zip(hosts, masks, strict=True))
+            assert distinct_seats(answers) == _most(answers), answers
+
+
+def test_a_node_without_a_seat_refuses_replica_requests() -> None:
+    cluster = Cluster(5)
+    outside = outsiders(cluster, b"k")[0]
+    peer = Pipe(outside)
+    peer.hello(role="peer", node=b"12345678", cluster=cluster.facts.cluster, to=outside.node.own.id, generation=1)
+    assert peer.ask(Op.FETCH, b"k", None)[CODE] == "no-seat"
+    assert peer.ask(Op.STORE, b"k", False, [[], []])[CODE] == "no-seat"
+    assert stored(outside, b"k") is None
