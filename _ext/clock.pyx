@@ -22,6 +22,7 @@ from dynafast._ext.codec cimport (
     ARRAY,
     CBOR_NULL,
     decode_item,
+    encode_item,
     load_be,
     put_byte,
     put_bytes,
@@ -78,11 +79,13 @@ cdef class Record:
             raise InvariantViolation("a record is immutable")
         self.allocate(len(entries), len(dots))
         for actor, counter, time in entries:
+            _check_numbers(actor, counter, time)
             self.entries[self.entry_count].actor = actor
             self.entries[self.entry_count].counter = counter
             self.entries[self.entry_count].time = time
             self.entry_count += 1
         for actor, counter, time, write_id, value in dots:
+            _check_numbers(actor, counter, time)
             _fill_version(&version, actor, counter, time, write_id, value)
             self.keep(&version)
         _check(self)
@@ -299,13 +302,14 @@ cdef class Record:
         """
         return self.merged(other)
 
-    def put(self, *, uint64_t actor, uint64_t counter, uint64_t time, bytes write_id not None, value, context=None):
+    def put(self, *, actor, counter, time, bytes write_id not None, value, context=None):
         """Return the record with one version more, without those that *context* (entries) covers.
 
         Raises:
             InvariantViolation: the dot was issued before. ValueError: malformed arguments.
         """
         cdef Version version
+        _check_numbers(actor, counter, time)
         _fill_version(&version, actor, counter, time, write_id, value)
         return self.with_put(&version, Record(context or ()))
 
@@ -325,6 +329,13 @@ cdef class Record:
     def live(self):
         """Return how many values a reader sees: tombstones not counted, versions of one write id once."""
         return self.live_count()
+
+
+cdef int _check_numbers(object actor, object counter, object time) except -1:
+    for number in (actor, counter, time):
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**64:
+            raise ValueError(f"actor, counter and time are integers in 0..2**64-1, got {number!r}")
+    return 0
 
 
 def _actor(entry):
@@ -393,7 +404,9 @@ cdef void _join_entries(Record result, Record a, Record b) noexcept:
             chosen = &b.entries[j]
             j += 1
         else:
-            chosen = &b.entries[j] if a.entries[i].counter < b.entries[j].counter else &a.entries[i]
+            chosen = &a.entries[i]
+            if order(chosen.counter, chosen.time, b.entries[j].counter, b.entries[j].time) < 0:
+                chosen = &b.entries[j]
             i += 1
             j += 1
         result.entries[result.entry_count] = chosen[0]
@@ -535,12 +548,25 @@ cdef Record decode_record(bytes data):
         if c.at != c.end:
             raise ValueError(f"{c.end - c.at} bytes after the record")
         return record
-    item = decode_item(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    return _decode_unusual(data)
+
+
+cdef Record _decode_unusual(bytes data):
+    """Bring another valid encoding into the usual one, and read that."""
+    cdef Buffer canonical = Buffer()
+    cdef Cursor c
+    cdef Record record
     try:
-        context, versions = item
-        return Record(context, versions)
-    except (TypeError, OverflowError, ValueError, IndexError) as error:
+        encode_item(canonical, decode_item(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)), 0)
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"not a record: {error}") from error
+    data = canonical.take()
+    c.at = <const uint8_t *>PyBytes_AS_STRING(data)
+    c.end = c.at + PyBytes_GET_SIZE(data)
+    record = read_record(&c, data)
+    if record is None or c.at != c.end:
+        raise ValueError("a record is [[[actor, counter, time], ...], [[actor, counter, time, write id, value], ...]]")
+    return record
 
 
 cdef Record load_stored(bytes data, Local *local):

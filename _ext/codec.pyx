@@ -4,8 +4,6 @@ Does: encode Python objects canonically, decode any valid encoding, cut a byte s
 into parts and join them. May not: know what a message means, or keep bytes beyond the limits of `dynafast.limits`.
 """
 
-import cbor2
-
 from dynafast.errors import PeerProtocolError
 from dynafast.limits import FRAME_MAX, MESSAGE_MAX, PART_SIZE
 
@@ -23,6 +21,8 @@ cdef extern from "Python.h":
 
 cdef enum:
     DEPTH_MAX = 64                  # deeper nesting is refused: a hostile item must not exhaust the stack
+    SELF_DESCRIBED = 55799          # the one tag that says nothing about what it marks
+    PART_OVERHEAD = 64              # memory of a chunk beyond its bytes: many tiny ones are bounded too
     KEEP_CAPACITY = 256 * 1024      # an idle buffer larger than this gives its memory back
 
 cdef Py_ssize_t _FRAME_MAX = FRAME_MAX
@@ -129,10 +129,6 @@ cdef class FrameSplitter:
 
 # ---- decoding
 
-cdef class _Unsupported(Exception):
-    """The item uses what only the general library decodes (tags)."""
-
-
 cdef object _truncated():
     return ValueError("truncated CBOR item")
 
@@ -223,7 +219,9 @@ cdef object _decode(Cursor *c, int depth):
     if major == NEGATIVE:
         return -1 - <object>n
     if major == TAG:
-        raise _Unsupported
+        if n != SELF_DESCRIBED:
+            raise ValueError(f"tag {n}: the protocol uses none")
+        return _decode(c, depth + 1)
     if n > <uint64_t>(c.end - c.at):    # each element takes at least one byte: no allocation on a mere claim
         raise _truncated()
     if major == BYTES:
@@ -284,20 +282,10 @@ cdef object decode_item(const uint8_t *data, Py_ssize_t size):
     cdef object item
     c.at = data
     c.end = data + size
-    try:
-        item = _decode(&c, 0)
-    except _Unsupported:
-        return _decode_generally(PyBytes_FromStringAndSize(<const char *>data, size))
+    item = _decode(&c, 0)
     if c.at != c.end:
         raise ValueError(f"{c.end - c.at} bytes after the CBOR item")
     return item
-
-
-def _decode_generally(bytes data):
-    try:
-        return cbor2.loads(data)
-    except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, EOFError, LookupError) as error:
-        raise ValueError(f"bad CBOR item: {error}") from error
 
 
 def loads(data):
@@ -422,14 +410,14 @@ cdef class PartJoiner:
         if have is None:
             have = self.chunks[id] = []
         have.append(chunk)
-        self.size += len(chunk)
+        self.size += len(chunk) + PART_OVERHEAD
         if self.size > _MESSAGE_MAX:
             raise PeerProtocolError(f"parts of more than {_MESSAGE_MAX} bytes outstanding")
         if not last:
             return None
         del self.chunks[id]
         chunk = b"".join(have)
-        self.size -= len(chunk)
+        self.size -= len(chunk) + PART_OVERHEAD * len(have)
         return chunk
 
 
@@ -475,7 +463,7 @@ cdef class FrameReader:
         cdef bytes whole
         if (
             len(message) != 4
-            or not isinstance(message[1], int)
+            or type(message[1]) is not int
             or not 0 <= message[1] < 2**64
             or not isinstance(message[2], bool)
             or not isinstance(message[3], bytes)
@@ -484,4 +472,7 @@ cdef class FrameReader:
         whole = self.parts.add(message[1], message[2], message[3])
         if whole is None:
             return None
-        return self._message(<const uint8_t *>PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
+        message = self._message(<const uint8_t *>PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
+        if message[0] == OP_PART:
+            raise PeerProtocolError("a part must not hold parts")
+        return message

@@ -307,7 +307,7 @@ cdef class Connection:
             return self._store(&c, id[0], why)
         if op in (PING, RING, STATUS) or (self.role_code == PEER and op in (GOSSIP, JOIN, CLAIM, EMPTY)):
             return self._cold(body, <int>op, id[0])
-        if op in (GET, PUT, FETCH, STORE):
+        if op in (GET, PUT) or (self.role_code == PEER and op in (FETCH, STORE)):
             return _reject(why, b"bad-request", b"wrong number of fields")
         return _reject(why, b"unknown-op", b"no such operation for this role")
 
@@ -397,13 +397,15 @@ cdef class Connection:
         cdef bint last
         cdef Cursor body
         cdef bytes whole
-        if fields != 4 or not read_bool(c, &last) or not read_bytes(c, &chunk, &size) or c.at != c.end:
+        if self.joined or fields != 4 or not read_bool(c, &last) or not read_bytes(c, &chunk, &size) or c.at != c.end:
             return _reject(why, b"bad-request", b"PART must be [12, id, last, chunk]")
         whole = self.parts.add(id, last, PyBytes_FromStringAndSize(<const char *>chunk, size))
         if whole is not None:
             body.at = <const uint8_t *><const char *>whole
             body.end = body.at + len(whole)
+            self.joined = True
             self._frame(&body)
+            self.joined = False
         return True
 
     cdef bint _cold(self, Cursor *body, int op, uint64_t id) except -1:

@@ -69,6 +69,7 @@ cdef class Connection:
     cdef object node                # answers what is not hot
     cdef FrameSplitter splitter
     cdef PartJoiner parts
+    cdef bint joined                # the message at hand came in parts: a part must not hold parts
     cdef Buffer out
     cdef int role_code
     cdef bint dirty                 # the handler knows that there is output

@@ -1,7 +1,6 @@
 """``dynafast put``, ``get`` and ``delete``: one request each, on the blocking client."""
 
 import base64
-import sys
 
 import click
 
@@ -16,7 +15,7 @@ from dynafast.cli.options import (
     parse_context,
     read_value,
 )
-from dynafast.cli.output import print_json
+from dynafast.cli.output import print_json, write_bytes
 from dynafast.limits import REPLICAS_MAX_COUNT
 
 _QUORUM = click.IntRange(1, REPLICAS_MAX_COUNT)
@@ -76,7 +75,7 @@ def get(ctx: click.Context, *, key: bytes, r: int | None, as_json: bool, at: str
     elif count == 0:
         click.echo("dynafast: not found", err=True)
     elif count == 1:
-        sys.stdout.buffer.write(found.versions[0].value)
+        write_bytes(found.versions[0].value)
     else:
         click.echo(f"dynafast: {count} versions survive: see get --json, then put --context", err=True)
     ctx.exit(Exit.NOT_FOUND if count == 0 else Exit.DONE if count == 1 else Exit.SEVERAL_VERSIONS)

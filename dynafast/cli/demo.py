@@ -1,14 +1,16 @@
 """``dynafast demo``: a cluster of real processes stores real files, loses a node, and gives them back."""
 
-import signal
 from pathlib import Path
 
 import click
 
+from dynafast.cli.corpus import collect, standard_library
 from dynafast.cli.main import Exit
+from dynafast.errors import DynafastError
 
 NODES_MIN = 3  # with fewer, no majority of three replicas survives the kill
 NODES_MAX = 20
+FAILED = 1
 
 
 @click.command()
@@ -28,9 +30,6 @@ def demo(ctx: click.Context, *, folder: Path | None, nodes: int, keep: bool) -> 
     The files are all those under DIR, or the standard library of the running Python. Everything runs on this
     machine, in processes and a temporary folder that are gone afterwards. The last line says how it went.
     """
-    from dynafast.cli.corpus import collect, standard_library  # here: --help does not wait for all this
-    from dynafast.cli.demo_run import run_demo
-
     root = standard_library() if folder is None else folder
     try:
         corpus = collect(root)
@@ -38,9 +37,12 @@ def demo(ctx: click.Context, *, folder: Path | None, nodes: int, keep: bool) -> 
         raise click.UsageError(f"{str(root)!r} cannot be read: {error.strerror}") from error
     if not corpus.items:
         raise click.UsageError(f"{str(root)!r} has no regular file to store")
-    # Closing the terminal or asking politely cleans up just as Ctrl-C does.
-    for other in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, lambda *_: signal.raise_signal(signal.SIGINT))
-    outcome = run_demo(corpus, nodes=nodes, keep=keep)
+    from dynafast.cli.demo_cluster import run_demo  # here: help and usage errors do not wait for trio
+
+    try:
+        outcome = run_demo(corpus, nodes=nodes, keep=keep)
+    except DynafastError as error:
+        click.echo(f"dynafast: {error}", err=True)  # with the end of a node's log, so not in one line
+        ctx.exit(FAILED)
     click.echo(outcome.line())
-    ctx.exit(Exit.DONE if outcome.ok else Exit.NOT_FOUND)
+    ctx.exit(Exit.DONE if outcome.ok else FAILED)

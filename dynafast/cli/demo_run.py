@@ -8,13 +8,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import trio
-from dynafast.client.results import GetResult
 
 from dynafast.cli.corpus import Corpus, Item
+from dynafast.client.results import GetResult
 from dynafast.errors import DynafastError
 
 IN_FLIGHT = 32  # low: the cluster idles; high: more memory (a file each), and longer queues in the latencies
@@ -85,7 +86,7 @@ class Outcome:
 
 
 class Run:
-    """Stores and reads back *corpus* through *client*, with `IN_FLIGHT` requests at a time.
+    """Stores and reads back *corpus* with `IN_FLIGHT` requests at a time.
 
     Args:
         kill: kills the node, at once; called when half of the files are stored and `IN_FLIGHT_AT_KILL`
@@ -96,7 +97,6 @@ class Run:
     def __init__(
         self,
         corpus: Corpus,
-        client: Client,
         *,
         kill: Callable[[], None],
         read_file: Callable[[Path], bytes],
@@ -105,15 +105,15 @@ class Run:
         self.outcome = Outcome()
         self.stages: list[Stage] = []
         self.in_flight_at_kill: int | None = None
-        self._corpus, self._client = corpus, client
+        self._corpus = corpus
         self._kill, self._read_file, self._teller = kill, read_file, teller
         self._in_flight = 0
         self._stored: list[Item] = []
 
-    async def run(self) -> None:
+    async def run(self, client: Client) -> None:
         """Do both stages; what went wrong is in `outcome`."""
-        await self._each("put", self._corpus.items, self._store)
-        await self._each("get", self._stored.copy(), self._compare)
+        await self._each("put", self._corpus.items, partial(self._store, client))
+        await self._each("get", self._stored.copy(), partial(self._compare, client))
 
     async def _each(self, name: str, items: Sequence[Item], action: Callable[[Item, Stage], Awaitable[None]]) -> None:
         stage = Stage(name)
@@ -136,9 +136,9 @@ class Run:
                 self.outcome.failed.append(f"{stage.name} {_shown(item)}: {error}")
             self._teller.advance()
 
-    async def _store(self, item: Item, stage: Stage) -> None:
+    async def _store(self, client: Client, item: Item, stage: Stage) -> None:
         data = self._read_file(item.path)
-        await self._timed(self._client.put(item.key, data), stage, len(data))
+        await self._timed(client.put(item.key, data), stage, len(data))
         self._stored.append(item)
         self.outcome.files += 1
         self.outcome.size += len(data)
@@ -151,8 +151,8 @@ class Run:
             self.in_flight_at_kill = self._in_flight
             self._kill()
 
-    async def _compare(self, item: Item, stage: Stage) -> None:
-        found = await self._timed(self._client.get(item.key), stage, 0)
+    async def _compare(self, client: Client, item: Item, stage: Stage) -> None:
+        found = await self._timed(client.get(item.key), stage, 0)
         stage.size += sum(len(value) for value in found.values)
         data = self._read_file(item.path)
         if found.values != [data]:

@@ -103,16 +103,27 @@ def _complain(text: str, status: Exit) -> int:
     return status
 
 
+def _run(argv: list[str]) -> int:
+    """Run a subcommand and return its status; `click.Group.main` would hide a closed pipe."""
+    try:
+        with cli.make_context("dynafast", argv) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    finally:
+        sys.stdout.flush()
+    return Exit.DONE
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (None: this process's, without its name) and return the exit status."""
     try:
-        status = cli.main(None if argv is None else list(argv), prog_name="dynafast", standalone_mode=False)
-        sys.stdout.flush()
+        return _run(sys.argv[1:] if argv is None else list(argv))
     except click.ClickException as error:
         return _complain(error.format_message(), Exit.USAGE)
     except DynafastError as error:
         return _complain(_one_line(error), exit_status(error))
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return _complain("interrupted", Exit.INTERRUPTED)
     except BrokenPipeError:
         # The interpreter flushes stdout once more at its end, which would complain again.
@@ -121,4 +132,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:  # noqa: BLE001 - the last frame of the program: shown whole, and never as status 1
         traceback.print_exc()
         return Exit.BUG
-    return status if isinstance(status, int) else Exit.DONE

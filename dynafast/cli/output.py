@@ -7,6 +7,13 @@ from collections.abc import Sequence
 import click
 
 
+def write_bytes(data: bytes) -> None:
+    """Write *data* to stdout, all of it: an unbuffered stdout may take a part at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[sys.stdout.buffer.write(view) :]
+
+
 def print_json(item: object) -> None:
     """Print *item* as one JSON object: indented on a terminal, else one line."""
     click.echo(json.dumps(item, indent=2 if sys.stdout.isatty() else None))
@@ -37,7 +44,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(box=SIMPLE_HEAD)
+        table = Table(box=SIMPLE_HEAD, show_edge=False)
         for title, right in zip(header, numeric, strict=True):
             table.add_column(title, justify="right" if right else "left", no_wrap=True)
         for row in cells:

@@ -1,1 +1,1 @@
-"""The client library: one sans-I/O core under a blocking and an asynchronous shell."""
+"""The client library: one sans-I/O core (`core`, `link`, `calls`) under two shells, blocking and async."""

@@ -1,20 +1,26 @@
 """What the core asks of a store. Two implementations pass one conformance suite: RocksDB and memory.
 
-The core calls a store from one thread and never waits for a disk through it: `put` and `write` hand the change to the
-store's log without a sync, and `sync` (the only call made from another thread) makes everything accepted so far
-durable. Nothing here knows what a record means.
+The core calls a store from one thread and never waits for a disk through it: `put` and `write` hand the change to
+the store's log without a sync, and `sync` (the only call made from another thread) makes everything accepted so
+far durable. Nothing here knows what a record means.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from dynafast.errors import CorruptRecordError
 
+SCAN_SIZE = 256 * 1024  # bytes of values after which a scan returns early: it holds up every other request
+
 
 class Family(StrEnum):
-    """Column families. Keys of `OBJECTS` are ``position (8 bytes, big-endian) + key``: ring order is disk order."""
+    """Column families.
+
+    Keys of `OBJECTS` are ``position (8 bytes, big-endian) + key``: ring order is disk order. Keys of `META` that
+    begin with ``store.`` belong to the store itself; a scan shows them.
+    """
 
     OBJECTS = "objects"
     HINTS = "hints"
@@ -43,7 +49,10 @@ class Store(Protocol):
     Attributes:
         boot: how many times this store was opened, durable before the constructor returns; at least 1.
         was_clean: whether the last `close` was a clean one (True for a new store).
-        sequence: number of changes accepted since opening; `sync` tells up to which number they are durable.
+        sequence: number of changes accepted since opening, one for each `put` and each `write` of a batch that
+            is not empty; `sync` tells up to which number they are durable.
+
+    Every call on a closed store but `close` raises `StoreError`.
     """
 
     boot: int
@@ -59,7 +68,7 @@ class Store(Protocol):
         """
 
     def put(self, key: bytes, value: bytes) -> int:
-        """Keep *value* under *key* in `Family.OBJECTS` and return the new `sequence`. Errors as for `write`."""
+        """Keep *value* under *key* in `Family.OBJECTS`; return the new `sequence`. Errors as for `write`."""
 
     def read(self, family: Family, key: bytes) -> bytes | None:
         """Return the entry of any family, or None. Errors as for `get`."""
@@ -75,27 +84,49 @@ class Store(Protocol):
     def scan(
         self, family: Family, start: bytes, end: bytes | None, *, limit: int
     ) -> list[tuple[bytes, bytes | CorruptRecordError]]:
-        """Return up to *limit* entries with ``start <= key < end`` in key order; a bad one as its error."""
+        """Return the first entries with ``start <= key < end`` in key order; a bad one as its error.
+
+        At most *limit* (1 or more) entries, and no further one once their values make `SCAN_SIZE`. So a short
+        result does not mean that the range is done: only an empty one does. `walk` reads a whole range.
+
+        Raises:
+            CorruptRecordError: a damaged file hides a part of the range: which keys are there cannot be told.
+            StoreError: the disk cannot be read.
+        """
 
     def sync(self) -> int:
         """Make everything accepted before the call durable; return the sequence number that covers it.
 
-        Blocks; called from the flush thread while the owner goes on writing.
+        Blocks; called from the flush thread while the owner goes on writing. One call at a time.
 
         Raises:
-            StoreError: what was accepted may be lost: the node must stop as if it had crashed.
+            StoreError: what was accepted may be lost: the node must stop as if it had crashed. Every later
+                call raises too: a second fsync may succeed without having written what the first one lost.
         """
 
     def usage(self) -> tuple[int, int]:
-        """Return (estimated number of objects, bytes on disk or in memory), cheaply."""
+        """Return (estimated number of objects, bytes on disk or in memory), cheaply.
+
+        The number may count an object again for each time it was written, and 0 does not prove that there is
+        none: an empty scan does.
+        """
 
     def close(self, *, clean: bool = True) -> None:
-        """Close; *clean* syncs and leaves the marker that `was_clean` reads."""
+        """Close; *clean* syncs and leaves the marker that `was_clean` reads. Not while a `sync` is under way."""
 
 
 def object_key(position: int, key: bytes) -> bytes:
     """Return the key under which `Family.OBJECTS` holds *key*."""
     return position.to_bytes(8, "big") + key
+
+
+def walk(
+    store: Store, family: Family, start: bytes, end: bytes | None, *, limit: int
+) -> Iterator[list[tuple[bytes, bytes | CorruptRecordError]]]:
+    """Yield a whole range in scans of at most *limit* entries; writes made meanwhile are seen or not."""
+    while chunk := store.scan(family, start, end, limit=limit):
+        yield chunk
+        start = chunk[-1][0] + b"\0"  # the next key in byte order
 
 
 def entries(items: Iterable[tuple[bytes, bytes | CorruptRecordError]]) -> list[tuple[bytes, bytes]]:

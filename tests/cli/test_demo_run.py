@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from dynafast.client.results import GetResult, Receipt, Version
 
 from dynafast.cli.corpus import Corpus, collect
 from dynafast.cli.demo_run import IN_FLIGHT, IN_FLIGHT_AT_KILL, Run, Stage
+from dynafast.client.results import GetResult, Receipt, Version
 from dynafast.errors import UnavailableError
 
 RECEIPT = Receipt(needed=2, replicas=2, primaries=2, fallbacks=0, synced=2, sloppy=False, forwarded=False)
@@ -75,8 +75,8 @@ def _run(
     kill: Callable[[], None] = lambda: None,
     read_file: Callable[[Path], bytes] = Path.read_bytes,
 ) -> Run:
-    run = Run(corpus, client, kill=kill, read_file=read_file, teller=Listener())
-    trio.run(run.run)
+    run = Run(corpus, kill=kill, read_file=read_file, teller=Listener())
+    trio.run(run.run, client)
     return run
 
 

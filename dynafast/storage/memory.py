@@ -1,0 +1,130 @@
+"""A store in memory for tests and simulation, without input or output.
+
+It can crash: then it forgets what was not synced, and nothing else. Values are sealed as on disk, so damage can be
+played and is found in the same way.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+
+from dynafast.errors import CorruptRecordError, StoreError
+from dynafast.storage.interface import SCAN_SIZE, Batch, Family
+from dynafast.storage.opening import begin, finish
+from dynafast.storage.sealed import seal, unseal
+
+_Change = tuple[Family, bytes, bytes | None]  # a sealed value; None: no entry
+
+
+class MemoryStore:
+    """A `Store` made of dicts, each with a sorted list of its keys."""
+
+    def __init__(self) -> None:
+        self._stored: dict[Family, dict[bytes, bytes]] = {family: {} for family in Family}
+        self._keys: dict[Family, list[bytes]] = {family: [] for family in Family}
+        self._size = 0  # bytes of keys and sealed values
+        self._undo: list[list[_Change]] = []  # for each change not synced yet: what was there before it
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open again after `close`, as a new process would: what was written is there, synced or not."""
+        self._is_open = True
+        self._synced = 0
+        self.sequence = 0
+        self.boot, self.was_clean = begin(self)
+        self._synced = 0
+        self.sequence = 0
+
+    def crash(self) -> None:
+        """Lose power and open again: every change after the last `sync` is gone."""
+        for before in reversed(self._undo):
+            for change in before:
+                self._set(*change)
+        self._undo.clear()
+        self.reopen()
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store`."""
+        return self.read(Family.OBJECTS, key)
+
+    def put(self, key: bytes, value: bytes) -> int:
+        """See `Store`."""
+        return self._accept(((Family.OBJECTS, key, seal(key, value)),))
+
+    def read(self, family: Family, key: bytes) -> bytes | None:
+        """See `Store`."""
+        self._check_open()
+        stored = self._stored[family].get(key)
+        return None if stored is None else unseal(key, stored)
+
+    def write(self, batch: Batch) -> int:
+        """See `Store`."""
+        return self._accept(
+            [(family, key, None if value is None else seal(key, value)) for family, key, value in batch.ops]
+        )
+
+    def scan(
+        self, family: Family, start: bytes, end: bytes | None, *, limit: int
+    ) -> list[tuple[bytes, bytes | CorruptRecordError]]:
+        """See `Store`."""
+        self._check_open()
+        keys = self._keys[family]
+        result: list[tuple[bytes, bytes | CorruptRecordError]] = []
+        size = 0
+        for index in range(bisect_left(keys, start), len(keys)):
+            key = keys[index]
+            if len(result) >= limit or size >= SCAN_SIZE or (end is not None and key >= end):
+                break
+            stored = self._stored[family][key]
+            size += len(stored)
+            try:
+                result.append((key, unseal(key, stored)))
+            except CorruptRecordError as error:
+                result.append((key, error))
+        return result
+
+    def sync(self) -> int:
+        """See `Store`."""
+        self._check_open()
+        covered = len(self._undo)  # taken once: the owner may add to the list while this runs
+        del self._undo[:covered]
+        self._synced += covered
+        return self._synced
+
+    def usage(self) -> tuple[int, int]:
+        """See `Store`; exact here."""
+        self._check_open()
+        return len(self._keys[Family.OBJECTS]), self._size
+
+    def close(self, *, clean: bool = True) -> None:
+        """See `Store`."""
+        if self._is_open and clean:
+            finish(self)
+        self._is_open = False
+
+    def _accept(self, changes: Iterable[_Change]) -> int:
+        self._check_open()
+        before = [(family, key, self._stored[family].get(key)) for family, key, _ in changes]
+        if before:
+            # The way back is kept first, and all of it at once: a sync at this moment covers all or nothing.
+            self._undo.append(before)
+            for change in changes:
+                self._set(*change)
+            self.sequence += 1
+        return self.sequence
+
+    def _set(self, family: Family, key: bytes, stored: bytes | None) -> None:
+        entries, keys = self._stored[family], self._keys[family]
+        replaced = entries.pop(key, None)
+        if replaced is not None:
+            self._size -= len(key) + len(replaced)
+        if stored is not None:
+            entries[key] = stored
+            self._size += len(key) + len(stored)
+        if replaced is None and stored is not None:
+            insort(keys, key)
+        elif replaced is not None and stored is None:
+            del keys[bisect_left(keys, key)]
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreError("the store is closed")

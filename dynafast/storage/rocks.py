@@ -1,0 +1,248 @@
+"""The store on disk: RocksDB through rocksdict, one column family for each `Family`.
+
+Writes reach the system's page cache before a call returns, so a killed process loses nothing that was accepted;
+a power cut loses what no `sync` has covered. Every error of rocksdict becomes one of `dynafast.errors` here.
+"""
+
+import os
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+from rocksdict import DbClosedError, Rdict, WriteBatch
+
+from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
+from dynafast.storage.interface import SCAN_SIZE, Batch, Family
+from dynafast.storage.opening import FORMAT, begin, finish
+from dynafast.storage.sealed import seal, unseal
+from dynafast.storage.tuning import database_options, family_options, write_options
+
+_FAMILIES = {"default"} | {family.value for family in Family}  # RocksDB insists on "default"; it stays empty
+_DATA_FILE = re.compile(r"\d+\.(log|sst|blob)")
+_OWN_FILE = re.compile(
+    r"CURRENT|IDENTITY|LOCK|LOG|LOG\.old\.\d+|MANIFEST-\d+|OPTIONS-\d+(\.dbtmp)?|\d+\.(log|sst|blob|dbtmp)"
+    r"|rocksdict-config\.json|lost\+found"  # the last: the folder may be a disk of its own
+)
+_LOCKED = re.compile(r"lock hold by current process|While lock file")
+_SIZES = ("rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables")
+
+
+class RocksStore:
+    """A `Store` in a folder of its own, made if it is missing.
+
+    Raises:
+        StoreFormatError: the folder holds something else or another version's data, or another process uses it.
+        CorruptRecordError: its files are damaged in a way that may have cost acknowledged writes.
+        StoreError: it cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_open = False
+        self._lost: StoreError | None = None  # a failed sync: no later one can make up for it
+        self.sequence = 0
+        _prepare_folder(path)
+        try:
+            self._database = Rdict(str(path), database_options(), family_options())
+        except Exception as error:
+            raise _opening_error(path, error) from error
+        self._is_open = True
+        self._database.set_write_options(write_options())  # the families inherit them
+        self._families = {family: self._database.get_column_family(family.value) for family in Family}
+        self._handles = {family: self._database.get_column_family_handle(family.value) for family in Family}
+        self._objects = self._families[Family.OBJECTS]
+        try:
+            self.boot, self.was_clean = begin(self)
+        except StoreError as error:
+            self.close(clean=False)
+            raise type(error)(f"{path}: {error}") from error
+        self.sequence = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store`."""
+        try:
+            stored = self._objects.get(key)
+        except Exception as error:
+            raise _store_error(error) from error
+        return None if stored is None else unseal(key, stored)
+
+    def put(self, key: bytes, value: bytes) -> int:
+        """See `Store`."""
+        try:
+            self._objects.put(key, seal(key, value))
+        except Exception as error:
+            raise _store_error(error) from error
+        self.sequence += 1
+        return self.sequence
+
+    def read(self, family: Family, key: bytes) -> bytes | None:
+        """See `Store`."""
+        try:
+            stored = self._families[family].get(key)
+        except Exception as error:
+            raise _store_error(error) from error
+        return None if stored is None else unseal(key, stored)
+
+    def write(self, batch: Batch) -> int:
+        """See `Store`."""
+        self._check_open()
+        if not batch.ops:
+            return self.sequence
+        changes = WriteBatch(raw_mode=True)
+        for family, key, value in batch.ops:
+            if value is None:
+                changes.delete(key, self._handles[family])
+            else:
+                changes.put(key, seal(key, value), self._handles[family])
+        try:
+            self._database.write(changes)
+        except Exception as error:
+            raise _store_error(error) from error
+        self.sequence += 1
+        return self.sequence
+
+    def scan(
+        self, family: Family, start: bytes, end: bytes | None, *, limit: int
+    ) -> list[tuple[bytes, bytes | CorruptRecordError]]:
+        """See `Store`."""
+        result: list[tuple[bytes, bytes | CorruptRecordError]] = []
+        size = 0
+        try:
+            # Not `items()`: at a damaged block that ends as if the range ended there. Here `status` tells.
+            iterator = self._families[family].iter()
+            try:
+                iterator.seek(start)
+                while len(result) < limit and size < SCAN_SIZE and iterator.valid():
+                    key: bytes = iterator.key()
+                    if end is not None and key >= end:
+                        break
+                    stored: bytes = iterator.value()
+                    size += len(stored)
+                    result.append((key, _unsealed(key, stored)))
+                    iterator.next()
+                iterator.status()
+            finally:
+                del iterator  # the traceback of an error would keep it, and it the folder's lock
+        except Exception as error:
+            raise _store_error(error) from error
+        return result
+
+    def sync(self) -> int:
+        """See `Store`."""
+        covered = self.sequence
+        if self._lost is not None:
+            raise StoreError(f"an earlier sync failed: {self._lost}") from self._lost
+        try:
+            self._database.flush_wal(sync=True)
+        except Exception as error:
+            self._lost = _store_error(error)
+            raise self._lost from error
+        return covered
+
+    def usage(self) -> tuple[int, int]:
+        """See `Store`; the number counts each write until a flush or compaction has merged those of a key."""
+        try:
+            keys = self._objects.property_int_value("rocksdb.estimate-num-keys") or 0
+            size = sum(family.property_int_value(name) or 0 for family in self._families.values() for name in _SIZES)
+        except Exception as error:
+            raise _store_error(error) from error
+        return keys, size
+
+    def close(self, *, clean: bool = True) -> None:
+        """See `Store`; closing twice is no error."""
+        if not self._is_open:
+            return
+        try:
+            if clean:
+                finish(self)
+        finally:
+            self._is_open = False
+            self._handles.clear()  # RocksDB stays open as long as one of these is left
+            try:
+                with ExitStack() as closing:
+                    closing.callback(self._database.close)  # the last one
+                    for family in self._families.values():
+                        closing.callback(family.close)
+            except Exception as error:
+                raise _store_error(error) from error
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreError("the store is closed")
+
+
+def _unsealed(key: bytes, stored: bytes) -> bytes | CorruptRecordError:
+    try:
+        return unseal(key, stored)
+    except CorruptRecordError as error:
+        return error
+
+
+def _store_error(error: Exception) -> StoreError:
+    """Return what rocksdict's plain `Exception` with RocksDB's text means; raise any other error: a bug."""
+    if isinstance(error, DbClosedError):
+        return StoreError("the store is closed")
+    if type(error) is not Exception:
+        raise error
+    text = str(error)
+    if text.startswith("Result incomplete"):
+        return StoreBusyError(f"the store asks for a pause: {text}")
+    if text.startswith("Corruption"):
+        return CorruptRecordError(text)
+    return StoreError(text)
+
+
+def _opening_error(path: Path, error: Exception) -> StoreError:
+    mapped = _store_error(error)
+    if _LOCKED.search(str(error)):
+        return StoreFormatError(f"{path} is open in another process: stop that one, or choose another folder")
+    if isinstance(mapped, CorruptRecordError):
+        return CorruptRecordError(
+            f"{path} is damaged and may lack acknowledged writes, so it is not opened ({error}): "
+            "move it away and let the node join again with an empty folder"
+        )
+    return type(mapped)(f"cannot open {path}: {error}")
+
+
+def _prepare_folder(path: Path) -> None:
+    """Make the folder if it is missing; refuse one that holds anything but a store of ours, untouched.
+
+    A folder whose making was cut short by a crash is one of ours.
+    """
+    try:
+        _make_folder(path)
+        sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path)}
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreFormatError(f"{path} is not a folder: choose another") from error
+    except OSError as error:
+        raise StoreError(f"cannot use {path}: {error.strerror}") from error
+    foreign = sorted(name for name in sizes if not _OWN_FILE.fullmatch(name))
+    has_data = any(size and _DATA_FILE.fullmatch(name) for name, size in sizes.items())
+    if "CURRENT" not in sizes:
+        if foreign:
+            raise StoreFormatError(f"{path} holds {foreign[0]}, so it is no store: choose an empty or new folder")
+        if has_data:  # RocksDB would take it for a new database, and delete what it finds
+            raise StoreFormatError(f"{path} holds data but lacks its file CURRENT: put it back, or choose another")
+        return
+    try:
+        families = set(Rdict.list_cf(str(path)))
+    except Exception as error:
+        raise _opening_error(path, error) from error
+    if families != _FAMILIES and (has_data or not families < _FAMILIES):
+        raise StoreFormatError(
+            f"{path} is a RocksDB of another program or format (families {', '.join(sorted(families))}; "
+            f"format version {FORMAT} has {', '.join(sorted(_FAMILIES))}): choose another folder"
+        )
+
+
+def _make_folder(path: Path) -> None:
+    """Make *path* and what is missing above it so that a power cut does not take it away again."""
+    if path.exists():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

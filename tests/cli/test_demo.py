@@ -1,0 +1,149 @@
+"""``dynafast demo`` on real processes: it passes, it fails when it should, and it leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from dynafast import AsyncClient, GetResult, UnavailableError
+from dynafast.cli.corpus import Corpus, collect
+from dynafast.cli.demo_cluster import run_demo
+from dynafast.cli.demo_run import Client
+
+FILES = 60
+ALTERED = b"031"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Return a folder of sixty files, an empty one among them."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(FILES):
+        (folder / f"{number:03}").write_bytes(os.urandom(100 * number))
+    return folder
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that temporary files go to, here and in processes started from here."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return folder
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Return the command lines that name *folder*."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if os.fsencode(folder) in line:
+            found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def _command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "dynafast", "demo", *map(str, words)]
+
+
+def test_demo_kills_a_node_and_gives_every_byte_back(files: Path, scratch: Path) -> None:
+    done = subprocess.run(_command(files), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    size = sum(100 * number for number in range(FILES))
+    assert lines[-1] == f"demo: ok files={FILES} bytes={size} failed=0 mismatches=0"
+    (killed,) = (re.fullmatch(r"demo: killed (\S+) \(SIGKILL\) with (\d+) requests in flight", line) for line in lines
+                 if "killed n" in line)  # fmt: skip
+    assert killed is not None
+    assert int(killed[2]) >= 16
+    assert f"demo: restarted {killed[1]}: all 5 nodes are up" in lines
+    header = next(line for line in lines if line.startswith("requests "))
+    assert header.split() == ["requests", "files", "bytes", "requests/s", "p50", "ms", "p99", "ms", "p99.9", "ms"]
+    nodes = [line.split() for line in lines[-8:] if re.match(r"n\d ", line)]
+    assert [row[0] for row in nodes] == ["n1", "n2", "n3", "n4", "n5"]
+    assert sum(int(row[2]) for row in nodes if row[0] != killed[1]) >= 2 * FILES  # each file is on two of them at least
+    assert list(scratch.iterdir()) == []
+    assert _processes_of(scratch) == []
+
+
+def test_demo_interrupted_leaves_no_process_and_no_folder(files: Path, scratch: Path) -> None:
+    process = subprocess.Popen(_command(files), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        assert any("nodes with data in" in line for line in process.stdout)
+        assert len(_processes_of(scratch)) >= 5
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "dynafast: interrupted\n"
+    assert process.returncode == 130
+    assert list(scratch.iterdir()) == []
+    assert _processes_of(scratch) == []
+
+
+def test_demo_keep_leaves_the_data_and_says_where(files: Path, scratch: Path) -> None:
+    done = subprocess.run(_command(files, "--nodes", "3", "--keep"), capture_output=True, text=True, check=True)
+    (kept,) = scratch.iterdir()
+    assert f"demo: kept {kept}\n" in done.stdout
+    assert {"n1", "n2", "n3"} <= {path.name for path in kept.iterdir()}
+    assert _processes_of(scratch) == []
+
+
+class Disturbed:
+    """The real client, but for one key: a get of it has one byte altered, or a put of it is refused."""
+
+    def __init__(self, addresses: Sequence[str], fault: str) -> None:
+        self._client = AsyncClient(addresses, timeout=15.0)
+        self._fault = fault
+
+    async def __aenter__(self) -> Client:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    async def put(self, key: bytes, value: bytes) -> object:
+        if key == ALTERED and self._fault == "refused":
+            raise UnavailableError("needed 2, reachable 1")
+        return await self._client.put(key, value)
+
+    async def get(self, key: bytes) -> GetResult:
+        found = await self._client.get(key)
+        if key == ALTERED and self._fault == "altered":
+            (version,) = found.versions
+            altered = bytes([version.value[0] ^ 1]) + version.value[1:]
+            return found._replace(versions=(version._replace(value=altered),))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "numbers"), [("altered", "failed=0 mismatches=1"), ("refused", "failed=1 mismatches=0")]
+)
+def test_demo_fails_by_one_altered_byte_and_by_one_refused_request(
+    files: Path, scratch: Path, fault: str, numbers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def connect(addresses: Sequence[str]) -> AbstractAsyncContextManager[Client]:
+        return Disturbed(addresses, fault)
+
+    corpus: Corpus = collect(files)
+    outcome = run_demo(corpus, nodes=3, keep=False, connect=connect)
+    assert not outcome.ok
+    assert outcome.line().startswith("demo: failed ")
+    assert outcome.line().endswith(numbers)
+    assert f"{ALTERED.decode()}: " in capsys.readouterr().out
+    assert list(scratch.iterdir()) == []

@@ -1,0 +1,597 @@
+"""The verbs among pretended nodes in virtual time: whom they ask, when they give up, what they raise."""
+
+from random import Random
+
+import pytest
+
+from dynafast import (
+    BadContextError,
+    BadRequestError,
+    ConflictError,
+    DynafastError,
+    NotReachedError,
+    OverloadedError,
+    RefusedError,
+    RequestTimeoutError,
+    TooLargeError,
+    UnavailableError,
+    WriteUncertainError,
+    lww,
+)
+from dynafast.client.core import RING_AGE_MAX_S
+from dynafast.limits import KEY_MAX, VALUE_MAX
+from tests.client.fake import CLUSTER, GET, PING, PUT, RING, Fail, Twist, always, once, partition_of
+from tests.client.world import Door, World
+
+
+def asked(world: World, op: int) -> list[int]:
+    """How many requests of this kind each node got."""
+    return [len(node.requests(op)) for node in world.nodes.values()]
+
+
+# ---- results
+
+
+def test_get_of_an_unknown_key_finds_nothing() -> None:
+    found = World().get()
+    assert not found.found
+    assert found.value is None
+    assert found.values == []
+    assert found.context is None
+    assert found.receipt.replicas == 3
+
+
+def test_put_then_get_returns_value_and_context() -> None:
+    world = World()
+    written = world.put(value=b"milk")
+    found = world.get()
+    assert (written.live, written.context) == (1, found.context)
+    assert (found.value, found.values) == (b"milk", [b"milk"])
+    assert found.versions[0][:2] == written.dot
+
+
+def test_two_puts_without_context_leave_a_conflict_and_a_put_with_context_resolves_it() -> None:
+    world = World()
+    world.put(value=b"a")
+    assert world.put(value=b"b").context is None
+    found = world.get()
+    assert found.values == [b"a", b"b"]
+    with pytest.raises(ConflictError) as conflict:
+        _ = found.value
+    assert conflict.value.values == [b"a", b"b"]
+    assert world.put(value=b"ab", context=found.context).live == 1
+
+
+def test_resolvers_make_one_value_of_several() -> None:
+    world = World()
+    world.put(value=b"a")
+    world.put(value=b"b")
+    assert world.get(resolver=lww).value == b"b"
+    assert world.get(resolver=b"+".join).value == b"a+b"
+
+
+def test_delete_without_context_reads_first_and_one_of_nothing_writes_nothing() -> None:
+    world = World()
+    assert world.delete() is None
+    assert asked(world, PUT) == [0, 0, 0]
+    world.put()
+    assert world.delete().live == 0
+    assert not world.get().found
+
+
+def test_update_resolves_and_writes_with_the_context_of_its_read() -> None:
+    world = World()
+    assert world.update(lambda old: (old or b"") + b"1").live == 1
+    world.put(value=b"x")
+    with pytest.raises(ConflictError):
+        world.update(lambda old: old)
+    assert world.update(lambda old: old + b"!", resolver=lww).live == 1
+    assert world.get().value == b"x!"
+
+
+def test_update_passes_on_what_the_function_raises_and_refuses_what_is_not_bytes() -> None:
+    world = World()
+    with pytest.raises(ZeroDivisionError):
+        world.update(lambda _: 1 // 0)
+    with pytest.raises(TypeError, match="must return bytes, not str"):
+        world.update(lambda _: "text")
+    assert asked(world, PUT) == [0, 0, 0]
+
+
+# ---- arguments
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        ("text", b"v", TypeError),
+        (bytearray(b"k"), b"v", TypeError),
+        (b"k", "text", TypeError),
+        (b"k", memoryview(b"v"), TypeError),
+        (b"k", None, TypeError),  # a delete has its own verb
+        (b"", b"v", BadRequestError),
+        (bytes(KEY_MAX + 1), b"v", TooLargeError),
+        (b"k", bytes(VALUE_MAX + 1), TooLargeError),
+    ],
+)
+def test_put_of_a_bad_argument_raises_and_sends_nothing(key: object, value: object, error: type[Exception]) -> None:
+    world = World()
+    with pytest.raises(error):
+        world.put(key, value)
+    assert asked(world, PUT) == [0, 0, 0]
+
+
+def test_largest_key_and_value_are_sent() -> None:
+    world = World()
+    world.put(bytes(KEY_MAX), bytes(VALUE_MAX))
+    assert len(world.get(bytes(KEY_MAX)).value) == VALUE_MAX
+
+
+@pytest.mark.parametrize(
+    ("r", "error"), [(0, BadRequestError), (9, BadRequestError), (True, TypeError), ("2", TypeError)]
+)
+def test_get_with_a_bad_r_raises(r: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        World().run(lambda call: call.get(b"k", r=r))
+
+
+def test_context_that_is_not_bytes_raises() -> None:
+    with pytest.raises(TypeError, match="a context must be bytes"):
+        World().put(context="text")
+
+
+# ---- options on the wire
+
+
+def test_requests_carry_time_left_and_the_largest_time_seen() -> None:
+    world = World(timeout_s=2.0)
+    world.store.time = 5000
+    world.put()
+    world[0].rule = once(GET, Fail("stopping"))
+    world.get()
+    first, second = world[0].requests(GET)[0][3], world[1].requests(GET)[0][3]
+    assert first["time"] == second["time"] == 5001
+    assert 1900 < second["timeout"] < first["timeout"] <= 2000
+
+
+# ---- the ring
+
+
+def test_requests_go_to_the_first_serving_node_once_the_ring_is_known() -> None:
+    world = World(5)
+    for node in world.nodes.values():
+        node.serving = lambda p: [(p + i) % 5 for i in range(3)]
+    world.get()
+    world.settle()
+    keys = [b"key %d" % i for i in range(40)]
+    for key in keys:
+        world.put(key)
+    assert [len(n.requests(PUT)) for n in world.nodes.values()] == [
+        sum(partition_of(key) % 5 == i for key in keys) for i in range(5)
+    ]
+
+
+def test_forwarded_answer_makes_the_client_read_the_ring_again() -> None:
+    world = World()
+    world.get()
+    world.settle()
+    before = sum(asked(world, RING))
+    for node in world.nodes.values():
+        node.serving = lambda _: [2, 1, 0]
+    world[0].forwarded = True
+    world.settle(1.0)
+    world.get()
+    world.get()
+    world.settle()
+    assert sum(asked(world, RING)) == before + 1
+    world.get()
+    assert asked(world, GET)[2] == 1
+
+
+def test_ring_is_read_again_when_it_is_old() -> None:
+    world = World()
+    world.get()
+    world.settle(RING_AGE_MAX_S - 1)
+    world.get()
+    world.settle()
+    assert sum(asked(world, RING)) == 1
+    world.settle(1.0)
+    world.get()
+    world.settle()
+    assert sum(asked(world, RING)) == 2
+
+
+def test_nodes_that_were_never_named_are_found_through_the_ring() -> None:
+    world = World(3, seeds=1)
+    world.get()
+    world.settle()
+    world.kill(0)
+    assert world.get().receipt.replicas == 3
+
+
+def test_bad_ring_is_ignored_and_any_node_serves() -> None:
+    world = World()
+    for node in world.nodes.values():
+        node.peers = ["10.0.0.1:7411"]
+        node.serving = lambda _: [4]
+    world.get()
+    world.settle()
+    assert world.core.ring is None
+    assert not world.get().found
+
+
+# ---- nodes that do not answer
+
+
+def test_refused_connection_lets_another_node_be_asked_and_the_first_be_avoided() -> None:
+    world = World()
+    world.doors[world.addresses[0]] = Door.REFUSES
+    world.put()
+    world.put()
+    assert asked(world, PUT) == [0, 2, 0]
+    assert world.opened.count(world.addresses[0]) == 1
+
+
+def test_node_that_comes_back_is_asked_again() -> None:
+    world = World()
+    world.put()
+    world.settle()
+    world.kill(0)
+    world.put()
+    assert asked(world, PUT) == [1, 1, 0]
+    world.doors[world.addresses[0]] = Door.OPEN
+    world.settle(2.0)
+    world.put()  # knocks at the door in the background
+    world.settle()
+    world.put()
+    assert asked(world, PUT) == [2, 2, 0]
+
+
+def test_cluster_that_refuses_every_connection_raises_long_before_the_timeout() -> None:
+    world = World()
+    for address in world.addresses:
+        world.doors[address] = Door.REFUSES
+    start = world.now
+    with pytest.raises(NotReachedError):
+        world.put()
+    assert world.now - start < 1.0
+
+
+def test_machine_that_is_gone_costs_one_patience_and_is_then_avoided() -> None:
+    world = World()
+    world.doors[world.addresses[0]] = Door.HANGS
+    start = world.now
+    world.put()
+    assert world.now - start < 1.1
+    start = world.now
+    world.put()
+    assert world.now - start < 0.1
+    assert asked(world, PUT) == [0, 2, 0]
+
+
+def test_frozen_process_is_given_up_after_an_unanswered_ping() -> None:
+    world = World()
+    world.put()
+    world.settle()
+    world.doors[world.addresses[0]] = Door.FROZEN
+    start = world.now
+    assert world.get().value == b"v"
+    assert 1.0 < world.now - start < 2.2
+    for _ in range(5):
+        start = world.now
+        assert world.get().value == b"v"
+        assert world.now - start < 0.1
+        world.settle(2.0)
+    world.doors[world.addresses[0]] = Door.OPEN
+    for _ in range(3):  # the stuck connection is made anew, waits for its turn, and is used again
+        world.settle(12.0)
+        world.get()
+    assert world[0].requests(GET)
+
+
+def test_put_to_a_frozen_process_is_repeated_with_its_write_id() -> None:
+    world = World()
+    world.get()
+    world.settle()
+    world.doors[world.addresses[0]] = Door.FROZEN
+    assert world.put().live == 1
+    assert asked(world, PUT) == [0, 1, 0]
+
+
+def test_slow_node_that_answers_pings_is_waited_for() -> None:
+    world = World()
+    world[0].rule = once(GET, Twist.HOLD)
+    world.later(lambda: release(world), 4.0)
+    start = world.now
+    assert not world.get().found
+    assert 4.0 <= world.now - start < 4.1
+    assert asked(world, GET) == [1, 0, 0]
+    assert asked(world, PING)[0] >= 1
+
+
+def release(world: World) -> None:
+    for link, talk in world._talks.items():
+        held = talk.release()
+        if held:
+            world.core.received(link, held)
+
+
+def test_answer_that_never_comes_is_a_timeout_for_a_read_and_uncertain_for_a_write() -> None:
+    world = World(1)
+    world[0].rule = lambda item: Twist.MUTE if item[0] in (GET, PUT) else None
+    for verb, error in ((world.get, RequestTimeoutError), (world.put, WriteUncertainError)):
+        start = world.now
+        with pytest.raises(error):
+            verb()
+        assert world.now - start == pytest.approx(5.0)
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("bad-request", BadRequestError),
+        ("bad-context", BadContextError),
+        ("too-large", TooLargeError),
+        ("too-many-versions", RefusedError),
+    ],
+)
+def test_final_error_is_raised_at_once(code: str, error: type[Exception]) -> None:
+    world = World()
+    world[0].rule = always(PUT, Fail(code))
+    with pytest.raises(error) as caught:
+        world.put()
+    assert caught.value.code == code
+    assert sum(asked(world, PUT)) == 1
+
+
+@pytest.mark.parametrize("code", ["overloaded", "stopping", "not-replica", "no-seat", "unavailable", "corrupt"])
+def test_refusal_of_one_node_lets_another_be_asked(code: str) -> None:
+    world = World()
+    world[0].rule = always(PUT, Fail(code))
+    assert world.put().live == 1
+    assert asked(world, PUT) == [1, 1, 0]
+
+
+def test_unavailable_is_raised_fast_after_every_other_node_was_asked_once() -> None:
+    world = World()
+    for node in world.nodes.values():
+        node.rule = always(GET, Fail("unavailable", {"needed": 2, "reachable": 1}))
+    world.doors[world.addresses[2]] = Door.REFUSES
+    start = world.now
+    with pytest.raises(UnavailableError) as caught:
+        world.get()
+    assert caught.value.details == {"needed": 2, "reachable": 1}
+    assert world.now - start < 0.1
+    assert asked(world, GET) == [1, 1, 0]
+
+
+def test_overload_is_retried_with_pauses_until_the_time_is_over() -> None:
+    world = World(timeout_s=3.0)
+    for node in world.nodes.values():
+        node.rule = always(PUT, Fail("overloaded", {"retry_after_ms": 100}))
+    start = world.now
+    with pytest.raises(OverloadedError):
+        world.put()
+    assert 2.0 < world.now - start <= 3.0
+    assert 3 < sum(asked(world, PUT)) < 60
+
+
+def test_overload_that_passes_is_survived() -> None:
+    world = World()
+    refusals = [Fail("overloaded")] * 7
+    for node in world.nodes.values():
+        node.rule = lambda item: refusals.pop() if refusals and item[0] == PUT else None
+    assert world.put().live == 1
+
+
+def test_node_of_another_cluster_is_refused_and_not_written_to() -> None:
+    world = World(2, seeds=2)
+    world.put()
+    world.settle()
+    world[1].cluster = b"D" * 16
+    world.kill(0)
+    with pytest.raises(RefusedError) as caught:
+        world.put()
+    assert caught.value.code == "wrong-cluster"
+    assert asked(world, PUT)[1] == 0
+    assert world.core.cluster == CLUSTER
+
+
+def test_refused_hello_is_raised_with_its_code() -> None:
+    world = World(1)
+    world[0].hello_error = ("version-mismatch", "this node speaks version 2")
+    with pytest.raises(RefusedError, match="speaks version 2") as caught:
+        world.get()
+    assert caught.value.code == "version-mismatch"
+
+
+# ---- writes whose outcome is unknown
+
+
+def test_lost_put_that_was_done_is_found_by_its_write_id() -> None:
+    world = World()
+    world[0].rule = once(PUT, Twist.DO_AND_CLOSE)
+    written = world.put()
+    assert asked(world, PUT) == [1, 0, 0]
+    assert (written.live, written.context) == (1, world.get().context)
+
+
+def test_lost_put_beside_another_version_returns_no_context() -> None:
+    world = World()
+    world.put(value=b"other")
+    world[0].rule = once(PUT, Twist.DO_AND_CLOSE)
+    written = world.put()
+    assert (written.live, written.context) == (2, None)
+
+
+def test_lost_put_that_was_not_done_is_sent_again_with_the_same_write_id() -> None:
+    world = World()
+    world[0].rule = once(PUT, Twist.CLOSE)
+    assert world.put().live == 1
+    assert world[0].requests(PUT)[0][5] == world[1].requests(PUT)[0][5]
+
+
+def test_lost_put_with_context_is_sent_again_when_nothing_newer_is_there() -> None:
+    world = World()
+    context = world.put(value=b"old").context
+    world[0].rule = once(PUT, Twist.CLOSE)
+    assert world.put(value=b"new", context=context).live == 1
+    assert world.get().value == b"new"
+
+
+@pytest.mark.parametrize("twist", [Twist.CLOSE, Twist.DO_AND_CLOSE])
+def test_lost_put_is_uncertain_when_somebody_wrote_meanwhile(twist: Twist) -> None:
+    """Whether the other one read ours and replaced it, or it never was there, nobody can tell."""
+    world = World()
+    context = world.put(value=b"old").context
+    world[0].rule = once(PUT, twist)
+
+    def meddle(item: list) -> None:
+        if item[0] == GET and world.store.live(b"k")[0][4] != b"other":
+            world.store.put(b"k", b"other", world.store.seal(b"k"), bytes(16), overwrite=False)
+
+    world[1].rule = meddle
+    with pytest.raises(WriteUncertainError):
+        world.put(value=b"new", context=context)
+    assert sum(asked(world, PUT)) == 2
+    assert world.get().values == [b"other"]
+
+
+def test_lost_blind_put_is_uncertain_when_the_key_was_deleted_meanwhile() -> None:
+    """The trace of a blind repeat: stored, read and deleted by another client, repeated, back again."""
+    world = World()
+    world[0].rule = once(PUT, Twist.DO_AND_CLOSE)
+
+    def meddle(item: list) -> None:
+        if item[0] == GET:
+            world.store.put(b"k", None, world.store.seal(b"k"), bytes(16), overwrite=False)
+
+    world[1].rule = meddle
+    with pytest.raises(WriteUncertainError):
+        world.put()
+    assert not world.get().found
+
+
+def test_lost_overwrite_is_sent_again_whatever_is_there() -> None:
+    world = World()
+    world.put(value=b"other")
+    world[0].rule = once(PUT, Twist.CLOSE)
+    world.put(value=b"mine", overwrite=True)
+    assert world.get().value == b"mine"
+
+
+def test_lost_delete_is_repeated_without_a_read() -> None:
+    world = World()
+    context = world.put().context
+    world[0].rule = once(PUT, Twist.CLOSE)
+    assert world.delete(context=context).live == 0
+    assert sum(asked(world, GET)) == 0
+
+
+def test_lost_update_runs_the_function_again_on_what_is_there_then() -> None:
+    world = World()
+    context = world.put(value=b"1").context
+    world[0].rule = once(PUT, Twist.CLOSE)
+    meddled: list[int] = []
+
+    def meddle(item: list) -> None:
+        if item[0] == GET and not meddled:
+            meddled.append(1)
+            world.store.put(b"k", b"2", context, bytes(16), overwrite=False)
+
+    world[1].rule = meddle
+    seen: list[bytes | None] = []
+
+    def function(old: bytes | None) -> bytes:
+        seen.append(old)
+        return (old or b"") + b"!"
+
+    world.update(function)
+    assert seen == [b"1", b"2"]
+    assert world.get().value == b"2!"
+
+
+@pytest.mark.parametrize("code", ["timeout", "uncertain"])
+def test_uncertain_answer_of_a_put_that_was_done_is_settled_by_a_read(code: str) -> None:
+    world = World()
+    world[0].rule = once(PUT, Fail(code, {"needed": 2, "answered": 1}, done=True))
+    assert world.put().live == 1
+    assert sum(asked(world, PUT)) == 1
+
+
+def test_uncertain_answer_keeps_its_numbers_when_no_read_can_settle_it() -> None:
+    world = World(1)
+    numbers = {"needed": 2, "answered": 1}
+    world[0].rule = lambda item: Fail("uncertain" if item[0] == PUT else "unavailable", numbers)
+    with pytest.raises(WriteUncertainError) as caught:
+        world.put()
+    assert caught.value.details == numbers
+
+
+def test_refusal_after_an_unknown_outcome_stays_uncertain() -> None:
+    world = World()
+    world[0].rule = once(PUT, Twist.CLOSE)
+    for index in (1, 2):
+        world[index].rule = always(PUT, Fail("unavailable"))
+    world.doors[world.addresses[0]] = Door.OPEN
+    with pytest.raises(WriteUncertainError):
+        world.put()
+
+
+# ---- the end
+
+
+def test_closed_client_raises_and_asks_nobody() -> None:
+    world = World()
+    world.put()
+    world.core.close()
+    with pytest.raises(NotReachedError, match="closed"):
+        world.get()
+    assert sum(asked(world, GET)) == 0
+
+
+def play(seed: int) -> None:
+    """One seed of `test_write_outcomes_are_told_truthfully_among_failing_nodes`."""
+    dice = Random(f"client/outcomes/{seed}")
+    world = World(dice.randint(1, 4), timeout_s=dice.choice([0.2, 1.0, 5.0]))
+    twists = [None, *Twist, Fail("overloaded"), Fail("stopping"), Fail("unavailable"), Fail("no-seat")]
+    twists += [Fail("uncertain", done=True), Fail("timeout"), Fail("bad-request")]
+    calm = dice.random()
+
+    def rule(item: list) -> Twist | Fail | None:
+        return None if item[0] == PING or dice.random() < calm else dice.choice(twists)
+
+    for address in world.addresses:
+        world.nodes[address].rule = rule
+    for round_ in range(6):
+        for address in world.addresses:
+            world.doors[address] = Door.OPEN if dice.random() < calm else dice.choice(list(Door))
+        written = len(world.store.written)
+        value = b"%d" % round_
+        start = world.now
+        try:
+            result = world.put(value=value, overwrite=dice.random() < 0.3)
+        except WriteUncertainError:
+            pass
+        except DynafastError:
+            assert world.store.written[written:] == []  # surely nothing was done
+        else:
+            assert len(world.store.written) > written
+            assert [v[4] for v in world.store.live(b"k")].count(value) == 1
+            assert result.live >= 1
+        assert world.now - start <= world.core.timeout_s + 0.001
+        world.settle(dice.choice([0.0, 0.5, 15.0]))
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_write_outcomes_are_told_truthfully_among_failing_nodes(block: int) -> None:
+    """Within the timeout: a put that is acknowledged was done, one that is refused was not."""
+    for seed in range(block * 250, block * 250 + 250):
+        try:
+            play(seed)
+        except BaseException as error:
+            error.add_note(f"replay: tests.client.test_calls.play({seed})")
+            raise

@@ -1,0 +1,92 @@
+"""`dynafast.testing`: what it does when nodes do not come up, and that nothing is left behind, whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dynafast import testing
+from dynafast.testing import Cluster, ClusterError
+from tests.client.server import wait_until
+
+# A node that says it is ready, writes its process id to its log, and does nothing more.
+IDLE = "import os, sys, time; print(os.getpid(), file=sys.stderr); print('ready n 127.0.0.1:1 cluster=0', flush=True)"
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(testing, "COMMAND", (sys.executable, "-c", code))
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary folders are made; nothing may be left there."""
+    monkeypatch.setattr(testing.tempfile, "tempdir", str(tmp_path))
+    yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_node_that_ends_at_once_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    pretend(monkeypatch, "import sys; sys.exit('the disk is full')")
+    with (
+        pytest.raises(ClusterError, match=r"(?s)n1 ended with status 1 before it was ready.*the disk is full"),
+        Cluster(),
+    ):
+        pass
+
+
+def test_node_that_is_never_ready_is_an_error(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    pretend(monkeypatch, "import signal; print('starting', flush=True); signal.pause()")
+    with pytest.raises(ClusterError, match="n1 was not ready within 0 s"), Cluster(start_timeout_s=0.3):
+        pass
+
+
+def test_cluster_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    pretend(monkeypatch, f"{IDLE}; import signal; signal.pause()")
+    with pytest.raises(ClusterError, match=r"the cluster was not up within 0 s: n1: 127.0.0.1:1: Connection refused"):
+        Cluster(start_timeout_s=0.3).__enter__()
+
+
+def test_folder_of_the_caller_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pretend(monkeypatch, "import sys; sys.exit('no')")
+    with pytest.raises(ClusterError), Cluster(folder=tmp_path):
+        pass
+    assert (tmp_path / "n1" / "log").read_text() == "no\n"
+
+
+def test_cluster_outside_its_context_is_an_error() -> None:
+    with pytest.raises(ClusterError, match="with statement"):
+        _ = Cluster().folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nodes_and_folder_are_gone_when_the_testing_process_dies(folders: Path, number: signal.Signals) -> None:
+    code = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
+from dynafast import testing
+testing.COMMAND = (sys.executable, "-c", "{IDLE}; import signal; signal.pause()")
+with testing.Cluster(): pass
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folders)}, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: any(log.read_text() for log in folders.glob("*/n3/log")), "three nodes have started")
+    pids = [int(log.read_text()) for log in folders.glob("*/*/log")]
+    assert len(pids) == 3
+    assert all(map(is_alive, pids))
+    process.send_signal(number)
+    process.wait()
+    wait_until(lambda: not any(map(is_alive, pids)), "the nodes are gone")
+    wait_until(lambda: list(folders.iterdir()) == [], "the folder is gone")
