@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile  # compiled when imported
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 # What decides whether the package must be built and installed again.
 SOURCES := pyproject.toml setup.py $(wildcard _ext/*.pyx _ext/*.h dynafast/_ext/*.pxd)

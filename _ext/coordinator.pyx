@@ -388,22 +388,21 @@ cdef class Put(Quorum):
         return self.weigh()
 
     cdef int compare(self, Record theirs) except -1:
-        """Remember what a replica of an overwrite holds that is newer than what was written."""
+        """Remember what a replica holds that an overwrite has not covered."""
         cdef Py_ssize_t i
         cdef Version *dot
         for i in range(theirs.dot_count):
             dot = &theirs.dots[i]
-            if not self.record.covers(dot.actor, dot.counter) and dot.time >= self.version.time:
+            if not self.record.covers(dot.actor, dot.counter):
+                self.beaten = self.beaten or dot.time >= self.version.time
                 self.told = theirs if self.told is None else self.told.merged(theirs)
-                return 0
         return 0
 
     cdef int conclude(self) except -1:
         cdef Connection client = self.client
         cdef Py_ssize_t start
-        cdef bint alone
         cdef Buffer out
-        if self.told is not None:
+        if self.told is not None and (self.beaten or self.rounds == 0):
             return self.again()
         self.finish()
         if client.lost:
@@ -438,7 +437,11 @@ cdef class Put(Quorum):
         return put_byte(out, CBOR_NULL)
 
     cdef int again(self) except -1:
-        """An overwrite was beaten: cover what was told, and write once more."""
+        """Cover what was told, and write once more.
+
+        Until nothing newer is told, since an answer of ok says that this value wins; once for what is older, so that
+        a coordinator that had missed writes leaves no sibling.
+        """
         cdef Coordinator home = self.home
         cdef bytes object_key = _object_key(xxh3_64_intdigest(self.key), self.key)
         cdef Record seen = self.told.merged(self.record)
@@ -447,6 +450,7 @@ cdef class Put(Quorum):
             return self.give_up()
         home.observe(self.told.newest())
         self.told = None
+        self.beaten = False
         self.finish()
         try:
             home.restart(self)

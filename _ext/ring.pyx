@@ -43,11 +43,13 @@ cdef class Ring:
                 raise ValueError(f"tokens must increase: token {i} is {tokens[i]} after {tokens[i - 1]}")
             self.fill_row(i, self.rows[i])
         self.count = len(tokens)
+        self.fill_guide()
 
     def __dealloc__(self):
         PyMem_Free(self.tokens)
         PyMem_Free(self.starts)
         PyMem_Free(self.nodes)
+        PyMem_Free(self.guide)
 
     cdef int fill_row(self, Py_ssize_t index, tuple row) except -1:
         cdef Py_ssize_t at = self.starts[index]
@@ -61,15 +63,33 @@ cdef class Ring:
         self.starts[index + 1] = at
         return 0
 
+    cdef int fill_guide(self) except -1:
+        cdef Py_ssize_t bits = 1, bucket, token = 0
+        while (<Py_ssize_t>1 << bits) < self.count:
+            bits += 1
+        self.shift = <int>(64 - bits)
+        self.guide = <uint32_t *>PyMem_Calloc((<Py_ssize_t>1 << bits) + 1, sizeof(uint32_t))
+        if self.guide == NULL:
+            raise MemoryError
+        for bucket in range(<Py_ssize_t>1 << bits):
+            while token < self.count and self.tokens[token] < <uint64_t>bucket << self.shift:
+                token += 1
+            self.guide[bucket] = <uint32_t>token
+        self.guide[<Py_ssize_t>1 << bits] = <uint32_t>self.count
+        return 0
+
     cdef Py_ssize_t locate(self, uint64_t position) noexcept nogil:
         """Return the index of the token that owns *position*."""
-        cdef Py_ssize_t low = 0, length = self.count, half
-        # Narrowed by arithmetic, not by branches: on random positions half of the branches would be mispredicted.
-        while length > 1:
+        # The guide leaves about one token to look at, exactly one when the tokens are equally far apart.
+        cdef const uint32_t *bucket = self.guide + (position >> self.shift)
+        cdef Py_ssize_t low = bucket[0], length = bucket[1] - bucket[0], half
+        while length > 0:
             half = length >> 1
-            low += half * (self.tokens[low + half - 1] < position)
-            length -= half
-        low += self.tokens[low] < position
+            if self.tokens[low + half] < position:
+                low += half + 1
+                length -= half + 1
+            else:
+                length = half
         return 0 if low == self.count else low
 
     cdef const uint16_t *row(self, Py_ssize_t index, Py_ssize_t *size) noexcept nogil:
@@ -98,7 +118,7 @@ cdef class Ring:
         return Ring(tokens, _walk_rows(owners, hosts, zones, replicas))
 
     def find(self, uint64_t position):
-        """Return the index of the token that owns *position* (u64). O(log tokens).
+        """Return the index of the token that owns *position* (u64). A step or two in the mean, O(log tokens) at worst.
 
         Raises:
             OverflowError: the position is negative or above 2**64 - 1.
@@ -106,7 +126,7 @@ cdef class Ring:
         return self.locate(position)
 
     def preference(self, uint64_t position):
-        """Return the nodes to ask for *position* (u64), the most preferred first. O(log tokens).
+        """Return the nodes to ask for *position* (u64), the most preferred first. A step or two in the mean, O(log tokens) at worst.
 
         Raises:
             OverflowError: the position is negative or above 2**64 - 1.

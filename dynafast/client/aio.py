@@ -4,7 +4,7 @@ One task per connection reads, one beside it writes: a call only queues its requ
 event, so cancelling a call touches no socket and cannot cut a frame.
 """
 
-import math
+import time
 from collections.abc import Callable, Generator, Sequence
 from random import SystemRandom
 from types import TracebackType
@@ -60,7 +60,7 @@ class AsyncClient:
     def __init__(
         self, addresses: str | Sequence[str], *, timeout: float = 5.0, resolver: Resolver | None = None
     ) -> None:
-        self._core = Core(addresses, timeout_s=timeout, clock=_now, random=SystemRandom())
+        self._core = Core(addresses, timeout_s=timeout, clock=time.monotonic, random=SystemRandom())
         self._resolver = resolver
         self._wires: dict[Link, _Wire] = {}
         self._tasks: TaskGroup | None = None
@@ -154,7 +154,7 @@ class AsyncClient:
         if step.ticket is not None and step.ticket.settled:
             return
         waiter.event = anyio.Event()
-        with anyio.CancelScope(deadline=step.until):
+        with anyio.move_on_after(step.until - time.monotonic()):
             await waiter.event.wait()
 
     # ---- connections
@@ -224,11 +224,6 @@ class AsyncClient:
                 self._core.lost(link, "the connection broke")
                 self._perform()
                 return
-
-
-def _now() -> float:
-    now = anyio.current_time()
-    return now if math.isfinite(now) else 0.0
 
 
 def _call_user(steps: Generator[Step, Any, _T], step: Run) -> Step:

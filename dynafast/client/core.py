@@ -34,7 +34,7 @@ RING_TIMEOUT_S = 2.0
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 1.5
 OPENING_MAX_S = 10.0  # after that a connection that never got its hello is made anew
-PATIENCE_MAX_S = 1.0  # silence after which a node must give a sign of life
+PATIENCE_MAX_S = 3.0  # silence after which a node must give a sign of life
 PATIENCE_MIN_S = 0.25
 
 _STALE = frozenset({"not-replica", "no-seat"})  # codes that say: your ring is not mine

@@ -8,7 +8,8 @@ What `place` holds to, in this order:
 
 1. the first N places of a list are on distinct hosts, and each place falls to an existing member;
 2. zones are as distinct as the loads below allow: always, when no zone weighs more than one replica per partition;
-3. each member holds its share of the replicas by weight, within the tolerance of `_bounds`, never more than 8 % over;
+3. each member holds its share of the replicas by weight, within the tolerances of `_bounds`, of distinct zones and of
+   chance (`_eased`), at most 8 % over all together;
 4. each member is first in its share of the lists by weight, rounded down or up;
 5. a change of members moves little more than it must: the tolerance of rule 3 is what pays for that.
 
@@ -31,6 +32,7 @@ from dynafast.errors import ConfigError, InvariantViolation
 from dynafast.limits import REPLICAS_MAX_COUNT
 
 _STRETCH = Fraction(106, 100)  # most that a share grows, for the sake of distinct zones
+_CHANCE = Fraction(1, 20)  # most of a zone's share that is left to chance, so that a join moves less
 _LOAD_MAX = Fraction(108, 100)  # most load over fair load, all tolerances together
 
 
@@ -90,8 +92,7 @@ def place(members: Collection[Member], *, partitions: int, replicas: int) -> Pla
         warnings.append(f"{len(hosts)} hosts for {replicas} replicas: every partition has {targets}")
     fair = _fair_shares(hosts, targets, warnings)
     shares = _zone_shares(hosts, fair, targets, warnings)
-    # A lone replica is the first as well, and the shares of first places are exact.
-    tree = _tree(ordered, hosts, shares, fair, partitions=partitions, exact=targets == 1)
+    tree = _tree(ordered, hosts, shares, fair, partitions=partitions, exact=targets == 1)  # as first places are
     choices = bytearray(partitions * len(ordered))
     _fill(bytes([targets]) * partitions, tree, choices, len(ordered))
     nodes = sorted(_leaves(tree), key=lambda part: part.node)
@@ -189,7 +190,7 @@ def _zone_shares(hosts: Sequence[_Host], fair: Sequence[Fraction], targets: int,
     moved = min(excess, sum(usable.values(), Fraction(0)))
     _warn_of_zones(totals, targets, moved, warnings)
     if not moved:
-        return list(fair)
+        return _eased(hosts, fair, totals, targets)
     taken = sum(usable.values(), Fraction(0))
     shares = []
     for host, share, more in zip(hosts, fair, growth, strict=True):
@@ -199,6 +200,55 @@ def _zone_shares(hosts: Sequence[_Host], fair: Sequence[Fraction], targets: int,
         else:
             shares.append(share + (more * usable[host.zone] / room[host.zone] * moved / taken if more else 0))
     return shares
+
+
+def _eased(
+    hosts: Sequence[_Host], shares: Sequence[Fraction], totals: dict[str, Fraction], targets: int
+) -> list[Fraction]:
+    """Return *shares* with the zones below one replica per partition a little nearer to what chance would give them.
+
+    A partition takes one host of such a zone, so its hosts get into each other's way, the more the heavier the zone.
+    By chance it would be in ``1 - exp(-rate * total)`` of the partitions. To hold its exact share instead, all its
+    hosts must reach further whenever the zone grows, for rows that the newcomer does not get. Up to 5 % of the share is
+    left to chance (less if few hosts make up the zone): a join then moves up to a fifth less.
+    """
+    low, high = dict(totals), dict(totals)
+    for zone, total in totals.items():
+        if total < 1:
+            parts = sum(share * share for host, share in zip(hosts, shares, strict=True) if host.zone == zone)
+            tolerance = total * (1 - parts / total**2) * _CHANCE
+            low[zone] = total - min(tolerance, (1 - total) / 2)
+            high[zone] = total + min(tolerance, 1 - total)
+    if low == high or targets == 1:  # a lone replica comes first too, and first places are exact
+        return list(shares)
+
+    def reached(rate: int) -> dict[str, Fraction]:
+        by_chance = {zone: 1 - _missed(rate * total) for zone, total in totals.items()}
+        return {zone: min(high[zone], max(low[zone], share)) for zone, share in by_chance.items()}
+
+    slow, fast = 0, 64 << 32  # rates in units of 2**-32
+    while fast - slow > 1:
+        rate = (slow + fast) // 2
+        if sum(reached(rate).values()) < targets:
+            slow = rate
+        else:
+            fast = rate
+    eased = reached(slow)
+    left = targets - sum(eased.values())
+    for zone in sorted(eased):
+        more = min(left, high[zone] - eased[zone])
+        eased[zone] += more
+        left -= more
+    return [share * eased[host.zone] / totals[host.zone] for host, share in zip(hosts, shares, strict=True)]
+
+
+def _missed(rate: Fraction) -> Fraction:
+    """Return exp(-rate / 2**32), near enough, and the same on every machine; the rate is at most 2**38 or so."""
+    one = 1 << 60
+    left = one - floor(rate * (1 << 12))  # 1 - x / 2**16, in units of 2**-60
+    for _ in range(16):
+        left = left * left >> 60
+    return Fraction(left, one)
 
 
 def _warn_of_zones(totals: dict[str, Fraction], targets: int, moved: Fraction, warnings: list[str]) -> None:

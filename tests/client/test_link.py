@@ -199,7 +199,7 @@ def hostile() -> st.SearchStrategy[bytes]:
     return st.one_of(st.binary(max_size=60), value.map(cbor2.dumps).map(lambda b: len(b).to_bytes(4) + b), framed)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(hostile(), max_size=8), st.booleans())
 def test_hostile_bytes_raise_typed_errors_only(pieces: list[bytes], greeted: bool) -> None:
     link = opened()

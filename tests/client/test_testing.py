@@ -79,14 +79,19 @@ from dynafast import testing
 testing.COMMAND = (sys.executable, "-c", "{IDLE}; import signal; signal.pause()")
 with testing.Cluster(): pass
 """
-    process = subprocess.Popen(
+
+    def pids() -> list[int]:
+        logs = [log.read_text() for log in folders.glob("*/*/log")]
+        return [int(text) for text in logs if text.endswith("\n")]
+
+    with subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(folders)}, stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: any(log.read_text() for log in folders.glob("*/n3/log")), "three nodes have started")
-    pids = [int(log.read_text()) for log in folders.glob("*/*/log")]
-    assert len(pids) == 3
-    assert all(map(is_alive, pids))
-    process.send_signal(number)
-    process.wait()
-    wait_until(lambda: not any(map(is_alive, pids)), "the nodes are gone")
+    ) as process:
+        try:
+            wait_until(lambda: len(pids()) == 3, "three nodes have started")
+            nodes = pids()
+            assert all(map(is_alive, nodes))
+        finally:
+            process.send_signal(number)
+    wait_until(lambda: not any(map(is_alive, nodes)), "the nodes are gone")
     wait_until(lambda: list(folders.iterdir()) == [], "the folder is gone")

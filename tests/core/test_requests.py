@@ -432,6 +432,19 @@ def test_overwrite_is_not_beaten_by_a_newer_version_that_its_coordinator_had_not
     assert values(pipe(first).ask(Op.GET, b"k", {"r": 3})) == [b"mine"]
 
 
+def test_overwrite_at_a_coordinator_that_missed_a_write_leaves_no_sibling() -> None:
+    cluster = Cluster(3)
+    first, second, _ = holders(cluster, b"k")
+    cluster.hold(second, first)
+    assert pipe(second).ask(Op.PUT, b"k", b"missed", None, W1, {"overwrite": True})[0] == Op.WRITTEN
+    cluster.kill(first)
+    cluster.held.clear()
+    cluster.restart(first)
+    cluster.settle()
+    assert pipe(first).ask(Op.PUT, b"k", b"last", None, W2, {"overwrite": True})[0] == Op.WRITTEN
+    assert values(pipe(second).ask(Op.GET, b"k", {})) == [b"last"]
+
+
 def test_time_follows_the_client_but_not_a_clock_far_ahead() -> None:
     cluster = Cluster(1)
     client = cluster.client(0)

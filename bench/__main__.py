@@ -1,0 +1,19 @@
+"""``python -m bench NAME [options]``: runs one benchmark."""
+
+import sys
+
+from bench.micro.run import run as micro
+
+BENCHMARKS = {"micro": micro}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark that the first argument names; return the exit status."""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print(f"usage: python -m bench NAME [options]; NAME is one of: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    return BENCHMARKS[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
