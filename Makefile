@@ -5,24 +5,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
-# What decides whether the package must be built and installed again.
-SOURCES := pyproject.toml setup.py $(wildcard _ext/*.pyx _ext/*.h dynafast/_ext/*.pxd)
+# What the compiled modules are made of. Their C files are made on the way.
+SOURCES := $(wildcard _ext/*.pyx _ext/*.h dynafast/_ext/*.pxd)
 SANITIZED := build/sanitize
 TOO_OLD := dynafast needs Python 3.11 or newer, as in: make PYTHON=python3.12
+
+# Prints a list of requirements of pyproject.toml, one per line, as pip reads them from a file.
+REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
+    print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
 .PHONY: build demo test lint sanitize clean
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
 
-$(VENV)/built: $(SOURCES)
+# The installation compiles everything, so it sets the stamp of the next rule too.
+$(VENV)/installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("$(TOO_OLD)" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import tomllib; \
-	    print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
-	    > $(VENV)/build-requires.txt
+	@$(call REQUIREMENTS,["build-system"]["requires"]) > $(VENV)/build-requires.txt
 	@$(PIP) --requirement $(VENV)/build-requires.txt
 	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@ $(VENV)/built
+
+# Keeps what it compiles under build/, and so compiles only what has changed, from the second time on.
+$(VENV)/built: $(VENV)/installed $(SOURCES)
+	@if test ! -e $@ || test -n "$$(find $(SOURCES) -newer $@)"; then \
+	    $(BIN)/python setup.py --quiet build_ext --inplace; fi
 	@touch $@
 
 demo: build
@@ -31,8 +40,9 @@ demo: build
 test: build
 	@$(BIN)/python -m pytest
 
-$(VENV)/lint: $(VENV)/built
-	@$(PIP) --no-build-isolation --editable '.[lint]'
+$(VENV)/lint: pyproject.toml $(VENV)/built
+	@$(call REQUIREMENTS,["project"]["optional-dependencies"]["lint"]) > $(VENV)/lint-requires.txt
+	@$(PIP) --requirement $(VENV)/lint-requires.txt
 	@touch $@
 
 lint: $(VENV)/lint

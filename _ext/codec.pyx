@@ -22,6 +22,7 @@ cdef extern from "Python.h":
 cdef enum:
     DEPTH_MAX = 64                  # deeper nesting is refused: a hostile item must not exhaust the stack
     SELF_DESCRIBED = 55799          # the one tag that says nothing about what it marks
+    PREPARED_MAX = 64               # elements of an array for which room is made before they are read
     PART_OVERHEAD = 64              # memory of a chunk beyond its bytes: many tiny ones are bounded too
     KEEP_CAPACITY = 256 * 1024      # an idle buffer larger than this gives its memory back
 
@@ -201,9 +202,7 @@ cdef object _simple(Cursor *c):
 
 cdef object _decode(Cursor *c, int depth):
     cdef uint8_t major
-    cdef uint64_t n, i
-    cdef object item
-    cdef list result
+    cdef uint64_t n
     if c.at >= c.end:
         raise _truncated()
     if depth > DEPTH_MAX:
@@ -231,11 +230,25 @@ cdef object _decode(Cursor *c, int depth):
         c.at += n
         return PyUnicode_DecodeUTF8(<const char *>(c.at - n), <Py_ssize_t>n, NULL)
     if major == ARRAY:
+        return _decode_array(c, <Py_ssize_t>n, depth)
+    return _decode_map(c, n, depth)
+
+
+cdef list _decode_array(Cursor *c, Py_ssize_t n, int depth):
+    cdef Py_ssize_t i
+    cdef object item
+    cdef list result
+    if n > PREPARED_MAX:                # a mere claim must not make room at every level of nesting
         result = []
         for i in range(n):
             result.append(_decode(c, depth + 1))
         return result
-    return _decode_map(c, n, depth)
+    result = PyList_New(n)
+    for i in range(n):
+        item = _decode(c, depth + 1)
+        Py_INCREF(item)                 # the list takes this reference
+        PyList_SET_ITEM(result, i, item)
+    return result
 
 
 cdef object _decode_map(Cursor *c, uint64_t n, int depth):
@@ -250,7 +263,7 @@ cdef int _decode_pair(Cursor *c, dict into, int depth) except -1:
     cdef object key = _decode(c, depth + 1)
     if isinstance(key, (list, dict)):
         raise ValueError("a map key must not be an array or a map")
-    into[key] = _decode(c, depth + 1)
+    PyDict_SetItem(into, key, _decode(c, depth + 1))
     return 0
 
 
@@ -294,7 +307,10 @@ def loads(data):
     Raises:
         ValueError: not one whole, valid item; nested too deep; a map key that is an array or a map.
     """
-    cdef const uint8_t[::1] view = data
+    cdef const uint8_t[::1] view
+    if type(data) is bytes:             # a memory view of it would cost as much as decoding a request
+        return decode_item(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    view = data
     if view.shape[0] == 0:
         raise _truncated()
     return decode_item(&view[0], view.shape[0])

@@ -163,8 +163,8 @@ cdef class Connection:
 
     @property
     def role(self):
-        """``new``, ``client``, ``peer``, ``dialling`` or ``link``."""
-        return ("new", "client", "peer", "dialling", "link")[self.role_code]
+        """``new``, ``client``, ``peer``, ``dialling``, ``link`` or ``joiner``."""
+        return ("new", "client", "peer", "dialling", "link", "joiner")[self.role_code]
 
     @property
     def unsent(self):
@@ -292,7 +292,7 @@ cdef class Connection:
             return False
         if self.role_code == NEW or self.role_code == DIALLING:
             return self._hello(body, op, why)
-        if op == PART and self.role_code != CLIENT:
+        if op == PART and (self.role_code == PEER or self.role_code == LINK):
             return self._part(&c, id[0], fields, why)
         if self.role_code == LINK:
             self.handler.answer(self, <int>op if op < 0xFF else 0xFF, id[0], body, &c)
@@ -305,7 +305,9 @@ cdef class Connection:
             return self._fetch(&c, id[0], why)
         if self.role_code == PEER and op == STORE and fields == 5:
             return self._store(&c, id[0], why)
-        if op in (PING, RING, STATUS) or (self.role_code == PEER and op in (GOSSIP, JOIN, CLAIM, EMPTY)):
+        if op in (PING, RING, STATUS):
+            return self._cold(body, <int>op, id[0])
+        if (self.role_code == PEER and op in (GOSSIP, CLAIM, EMPTY)) or (self.role_code == JOINER and op == JOIN):
             return self._cold(body, <int>op, id[0])
         if op in (GET, PUT) or (self.role_code == PEER and op in (FETCH, STORE)):
             return _reject(why, b"bad-request", b"wrong number of fields")
@@ -435,7 +437,10 @@ cdef class Connection:
                 return _reject(why, b"bad-request", b"the first frame must be a HELLO: [0, 0, map]")
             else:
                 answer = self.node.hello(self, message[2])
-                self.role_code = PEER if message[2]["role"] == "peer" else CLIENT
+                if message[2]["role"] == "client":
+                    self.role_code = CLIENT
+                else:
+                    self.role_code = JOINER if message[2].get("cluster") is None else PEER
                 self.request(HELLO, 0, [answer])
         except RequestError as error:
             self.refuse(0, error.code, str(error), error.details)

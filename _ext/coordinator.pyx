@@ -426,7 +426,7 @@ cdef class Put(Quorum):
         put_uint(out, self.version.counter)
         put_uint(out, self.version.time)
         put_uint(out, <uint64_t>live)
-        if live == (0 if self.version.size < 0 else 1):
+        if self.options.give or live == (0 if self.version.size < 0 else 1):
             _put_context(out, self.record, self.key, self.home.cluster)
         else:
             put_byte(out, CBOR_NULL)        # a context that covers siblings nobody was shown would overwrite them

@@ -127,7 +127,7 @@ cdef class Ranks:
             shares: one per part.
             place: in ``0..len(parts) - 1``.
         """
-        cdef Scores scores = Scores(parts, shares)
+        cdef _Scores scores = _Scores(parts, shares)
         cdef Ranks result
         cdef Keyed *by_row
         cdef Keyed *by_part = NULL
@@ -156,7 +156,7 @@ cdef class Ranks:
         return result
 
 
-cdef class Scores:
+cdef class _Scores:
     """What rows think of columns: the smaller, the better.
 
     Shares above 1.5 columns per row in the mean make it Pareto, fewer a race.
@@ -216,10 +216,10 @@ cdef class Scores:
         return self.of_rank[self.ranks[column][row]] * self.factor[column]
 
 
-cdef class Filling:
+cdef class _Filling:
     """The state of one `spread`: which columns each row has so far."""
 
-    cdef Scores scores
+    cdef _Scores scores
     cdef Py_ssize_t rows, columns, width
     cdef const uint8_t *demand      # [row]: how many columns it wants; borrowed from the caller
     cdef const uint8_t *allowed     # [row][column], or NULL: all; borrowed too
@@ -238,7 +238,7 @@ cdef class Filling:
     cdef uint16_t *queue
     cdef uint8_t *seen
 
-    def __cinit__(self, Scores scores not None, Py_ssize_t width):
+    def __cinit__(self, _Scores scores not None, Py_ssize_t width):
         cdef Py_ssize_t rows = scores.rows, columns = scores.columns
         self.scores, self.rows, self.columns, self.width = scores, rows, columns, width
         self.chosen = <uint8_t *>_room(rows * columns, 1)
@@ -458,8 +458,8 @@ def spread(bytes demand not None, *, ranks, shares, least, most, bytes allowed=N
 
     Cost: O(rows * columns * log(columns)) time, plus the little that is left to even out.
     """
-    cdef Scores scores = Scores(ranks, shares)
-    cdef Filling filling = Filling(scores, max(demand, default=0))
+    cdef _Scores scores = _Scores(ranks, shares)
+    cdef _Filling filling = _Filling(scores, max(demand, default=0))
     cdef Py_ssize_t i
     if len(demand) != scores.rows or not scores.columns == len(least) == len(most):
         raise ValueError("demand: need one byte per row; ranks, shares, least and most: one of each per column")
@@ -478,7 +478,7 @@ def spread(bytes demand not None, *, ranks, shares, least, most, bytes allowed=N
     return PyBytes_FromStringAndSize(<char *>filling.chosen, scores.rows * scores.columns)
 
 
-cdef class Line:
+cdef class _Line:
     """Puts the columns of one row after the other into a list; says which hosts and zones are in it already."""
 
     cdef Py_ssize_t size
@@ -562,8 +562,8 @@ def arrange(bytes first not None, bytes chosen not None, *, ranks, shares, hosts
     Raises:
         ValueError: the lengths do not fit, or a label is out of range.
     """
-    cdef Scores scores = Scores(ranks, shares, race=True)
-    cdef Line line = Line(hosts, zones)
+    cdef _Scores scores = _Scores(ranks, shares, race=True)
+    cdef _Line line = _Line(hosts, zones)
     cdef const uint8_t *firsts = <const uint8_t *>PyBytes_AS_STRING(first)
     cdef const uint8_t *choices = <const uint8_t *>PyBytes_AS_STRING(chosen)
     cdef Py_ssize_t row, i

@@ -126,7 +126,7 @@ cdef class Ring:
         return self.locate(position)
 
     def preference(self, uint64_t position):
-        """Return the nodes to ask for *position* (u64), the most preferred first. A step or two in the mean, O(log tokens) at worst.
+        """Return the nodes to ask for *position* (u64), the most preferred first; cost as of `find`.
 
         Raises:
             OverflowError: the position is negative or above 2**64 - 1.

@@ -14,14 +14,13 @@ from typing import Any, Literal, NamedTuple, cast
 
 from dynafast.errors import ConfigError
 from dynafast.limits import REPLICAS_MAX_COUNT
+from dynafast.protocol import LABEL_MAX, is_label
 
 DEFAULT_PORT = 7411
 DURABILITIES = ("group", "interval")
 PARTITIONS_MAX_COUNT = 65_536
 WEIGHT_MAX = 10_000
-NAME_MAX = 64
 
-_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{NAME_MAX}}}")
 _HOST = re.compile(r"[^\s\[\]:/@]{1,255}")
 _HOST_V6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?")
 _WILDCARDS = frozenset({"0.0.0.0", "::", "0::0"})  # noqa: S104 - recognised, never bound from here
@@ -67,7 +66,7 @@ def parse_address(text: str, *, setting: str = "address", port_min: int = 1) -> 
 def default_name(hostname: str, port: int) -> str:
     """Return the name of a node that was given none: the machine's name and the port it listens on."""
     machine = re.sub(r"[^A-Za-z0-9._-]+", "-", hostname.partition(".")[0]) or "node"
-    return f"{machine[: NAME_MAX - 6]}-{port}"
+    return f"{machine[: LABEL_MAX - 6]}-{port}"
 
 
 def _integer(setting: str, value: object, low: int, high: int) -> int:
@@ -95,9 +94,9 @@ def _weight(setting: str, value: object) -> int:
 
 
 def _label(setting: str, value: object) -> str:
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
+    if not is_label(value):
         raise ConfigError(
-            f"{setting} must be 1 to {NAME_MAX} letters, digits, dots, dashes or underscores, got {value!r}"
+            f"{setting} must be 1 to {LABEL_MAX} letters, digits, dots, dashes or underscores, got {value!r}"
         )
     return value
 

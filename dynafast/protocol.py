@@ -1,8 +1,24 @@
-"""Names of the wire (docs/protocol.md): operations, and what travels in cold messages. Pure data, no behaviour."""
+"""Names of the wire (docs/protocol.md): operations, and what travels in cold messages. Data and its rules."""
 
+import re
 from enum import IntEnum, StrEnum
+from typing import TypeGuard
 
 HASH_NAME = "xxh3-64"
+LABEL_MAX = 64  # characters of the name of a node, a zone or a host
+ADDRESS_MAX = 300
+
+_LABEL = re.compile(rf"[A-Za-z0-9._-]{{1,{LABEL_MAX}}}")
+
+
+def is_label(text: object) -> TypeGuard[str]:
+    """Whether *text* can name a node, a zone or a host: 1 to 64 letters, digits, dots, dashes or underscores."""
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+
+
+def is_uint(number: object) -> TypeGuard[int]:
+    """Whether *number* is an unsigned integer of 64 bits (and no boolean, which Python takes for one)."""
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**64
 
 
 class Op(IntEnum):

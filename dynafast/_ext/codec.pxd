@@ -173,10 +173,12 @@ cdef inline bint read_head(Cursor *c, uint8_t *major, uint64_t *value) noexcept 
 
 
 cdef inline bint read_expect(Cursor *c, uint8_t expected, uint64_t *value) noexcept nogil:
-    """Read the head of an item of one major type; the cursor stays where it is otherwise."""
+    """Read the head of an item of one major type; otherwise the cursor and *value* stay as they are."""
     cdef uint8_t major
+    cdef uint64_t found
     cdef const uint8_t *before = c.at
-    if read_head(c, &major, value) and major == expected:
+    if read_head(c, &major, &found) and major == expected:
+        value[0] = found
         return True
     c.at = before
     return False

@@ -32,6 +32,7 @@ cdef enum Role:
     CLIENT = 1                      # accepted from a client
     PEER = 2                        # accepted from another node: its requests, our answers
     DIALLING = 3                    # opened by us, no hello answer yet
+    JOINER = 5                      # accepted from a node that is not yet of the cluster: may only ask to join
     LINK = 4                        # opened by us to another node: our requests, its answers
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynafast.core import identity
 from dynafast.core.seats import Seat
 from dynafast.errors import DynafastError, PeerProtocolError
-from dynafast.protocol import Op, Status
+from dynafast.protocol import Op, Status, is_uint
 from dynafast.storage.interface import Batch, Family
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ANSWER_MS = 5_000
 class Claims:
     """Both sides of a seat's hand-over, for one node."""
 
-    def __init__(self, node: "Node", given: dict[tuple[int, int], tuple[bytes, int]]) -> None:
+    def __init__(self, node: "Node", given: identity.Given) -> None:
         self._node = node
         self._given = given
         self._asked: set[bytes] = set()  # owners whose answer is awaited
@@ -52,31 +52,28 @@ class Claims:
             PeerProtocolError: *partitions* is malformed.
         """
         node = self._node
-        if not isinstance(partitions, list) or not all(
-            isinstance(partition, int) and 0 <= partition < node.facts.partitions for partition in partitions
+        if (
+            not isinstance(partitions, list)
+            or not all(is_uint(partition) and partition < node.facts.partitions for partition in partitions)
+            or len(set(partitions)) != len(partitions)
         ):
-            raise PeerProtocolError("a claim must list partitions")
+            raise PeerProtocolError("a claim must list distinct partitions")
         grants: list[Seat] = []
-        batch = Batch()
-        lost: set[Seat] = set()
+        fresh: list[Seat] = []
         for partition in partitions:
-            again = [
-                Seat(partition, seat, k)
-                for (p, seat), (to, k) in sorted(self._given.items())
-                if p == partition and to == asker
-            ]
-            if again:
-                grants += again
-                continue
-            seat = self._seat_for(asker, partition)
+            promised = self._promised(asker, partition)
+            seat = None if promised else self._seat_for(asker, partition)
             if seat is not None:
-                lost.add(seat)
-                grant = Seat(partition, seat.seat, seat.k + 1)
-                self._given[partition, seat.seat] = (asker, grant.k)
-                identity.put_given(batch, partition, seat.seat, asker, grant.k)
-                grants.append(grant)
-        if lost:
-            node.change_own(batch, seats=[seat for seat in node.own_seats() if seat not in lost])
+                fresh.append(seat)
+                promised = [Seat(partition, seat.seat, seat.k + 1)]
+            grants += promised
+        if fresh:
+            batch = Batch()
+            for gift in fresh:
+                identity.put_given(batch, gift.partition, gift.seat, asker, gift.k + 1)
+            node.change_own(batch, seats=[seat for seat in node.own_seats() if seat not in set(fresh)])
+            for gift in fresh:
+                self._given.setdefault(gift.partition, {})[gift.seat] = (asker, gift.k + 1)
         node.after_flush(lambda: reply([list(grant) for grant in grants]))
 
     def forget_arrived(self) -> None:
@@ -84,15 +81,23 @@ class Claims:
         owners = self._node.seats.owners
         arrived = [
             (partition, seat)
-            for (partition, seat), (_, k) in self._given.items()
+            for partition, gifts in self._given.items()
+            for seat, (_, k) in gifts.items()
             if seat in owners[partition] and owners[partition][seat].k >= k
         ]
-        if arrived:
-            batch = Batch()
-            for partition, seat in arrived:
-                del self._given[partition, seat]
-                identity.delete_given(batch, partition, seat)
-            self._node.write(batch)
+        if not arrived:
+            return
+        batch = Batch()
+        for partition, seat in arrived:
+            identity.delete_given(batch, partition, seat)
+        self._node.write(batch)
+        for partition, seat in arrived:
+            del self._given[partition][seat]
+
+    def _promised(self, asker: bytes, partition: int) -> list[Seat]:
+        """Return the seat of *partition* that *asker* was given already, if any."""
+        gifts = self._given.get(partition, {})
+        return [Seat(partition, seat, k) for seat, (to, k) in sorted(gifts.items()) if to == asker]
 
     def _seat_for(self, asker: bytes, partition: int) -> Seat | None:
         """Return the seat of ours that *asker* may have, or None."""
@@ -103,7 +108,6 @@ class Claims:
             asker not in targets
             or node.seats.seats_of(asker, partition)
             or not node.seats.can_give(partition, node.own.id, targets)
-            or any(p == partition and to == asker for (p, _), (to, _) in self._given.items())
             or node.holds_records(partition)
         ):
             return None
@@ -126,9 +130,11 @@ class Claims:
         have = {(seat.partition, seat.seat): seat for seat in node.own_seats()}
         before = dict(have)
         for fields in result:
-            if not isinstance(fields, list) or len(fields) != 3 or not all(isinstance(field, int) for field in fields):
+            if not isinstance(fields, list) or len(fields) != 3 or not all(is_uint(field) for field in fields):
                 raise PeerProtocolError("the answer to a claim must list [partition, seat, k]")
             seat = Seat(*fields)
+            if seat.partition >= node.facts.partitions or seat.seat >= node.facts.replicas:
+                raise PeerProtocolError("the answer to a claim names a seat that the cluster does not have")
             known = node.seats.owners[seat.partition].get(seat.seat)
             if known is None or known.k < seat.k:
                 have[seat.partition, seat.seat] = seat

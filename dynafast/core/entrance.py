@@ -6,9 +6,9 @@ Until data can be moved, a node enters only while no member holds a record (``no
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dynafast.core.membership import Entry
+from dynafast.core.membership import Entry, is_node_id
 from dynafast.errors import DynafastError, PeerProtocolError, RefusedError, RequestError
-from dynafast.protocol import Op
+from dynafast.protocol import Op, is_label
 
 if TYPE_CHECKING:
     from dynafast._ext.connection import Connection
@@ -33,10 +33,10 @@ class Entrance:
         Raises:
             RefusedError: the request can be refused at once. PeerProtocolError: it is malformed.
         """
-        if not isinstance(request, dict) or not isinstance(request.get("name"), str):
-            raise PeerProtocolError("a JOIN must carry a map with a name")
+        if not isinstance(request, dict) or not is_label(request.get("name")):
+            raise PeerProtocolError("a JOIN must carry a map with the node's name")
         asker = request.get("node")
-        if not isinstance(asker, bytes) or len(asker) != 8:
+        if not is_node_id(asker):
             raise PeerProtocolError("a JOIN must carry the node's id")
         self._check_facts(request)
         self._check_name(request["name"], asker)

@@ -69,10 +69,11 @@ class Gossip:
             if error is not None or not isinstance(result, dict):
                 return  # the next round asks again
             self._take(result.get("entries", []))
+            want = result.get("want")
             wanted = [
                 self._node.membership.entries[id].to_wire()
-                for id in result.get("want", [])
-                if id in self._node.membership.entries
+                for id in (want if isinstance(want, list) else [])
+                if isinstance(id, bytes) and id in self._node.membership.entries
             ]
             if wanted:
                 self._node.call(peer, Op.GOSSIP, [{"entries": wanted}], ANSWER_MS, lambda _result, _error: None)
@@ -82,6 +83,8 @@ class Gossip:
     def _take(self, entries: object) -> None:
         if not isinstance(entries, list):
             raise PeerProtocolError("gossip entries must be a list")
+        if not all(isinstance(fields, dict) for fields in entries):
+            raise PeerProtocolError("gossip entries must be maps")
         self._node.learn([Entry.from_wire(fields) for fields in entries])
 
     def _beat(self, peer: "Peer") -> None:
@@ -89,7 +92,9 @@ class Gossip:
 
         def done(result: Any, error: DynafastError | None) -> None:
             if error is None and isinstance(result, dict):
-                self.figures[peer.id] = (int(result.get("keys", 0)), int(result.get("bytes", 0)))
+                keys, size = result.get("keys"), result.get("bytes")
+                if isinstance(keys, int) and isinstance(size, int):
+                    self.figures[peer.id] = (keys, size)
             elif link is not None and not link.closing:
                 self._node.trace("peer.silent", peer=peer.name)
                 link.close()

@@ -11,12 +11,14 @@ from dynafast._ext.codec import dumps, loads
 from dynafast.core.membership import Entry
 from dynafast.errors import PeerProtocolError, StoreFormatError
 from dynafast.protocol import HASH_NAME
-from dynafast.storage.interface import Batch, Family, Store, entries
+from dynafast.storage.interface import Batch, Family, Store, entries, walk
 
 _IDENTITY = b"identity"
 _CLOCK = b"clock"
 _ENTRY = b"entry/"
 _GIVEN = b"given/"
+
+Given = dict[int, dict[int, tuple[bytes, int]]]  # partition -> seat -> (node it was given to, k)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +117,13 @@ def delete_given(batch: Batch, partition: int, seat: int) -> None:
     batch.delete(Family.META, _GIVEN + dumps([partition, seat]))
 
 
-def load_given(store: Store) -> dict[tuple[int, int], tuple[bytes, int]]:
-    """Return the seats given away and perhaps not yet taken: (partition, seat) → (node, k)."""
-    given: dict[tuple[int, int], tuple[bytes, int]] = {}
+def load_given(store: Store) -> Given:
+    """Return the seats given away and perhaps not yet taken."""
+    given: Given = {}
     for key, value in _under(store, _GIVEN):
         partition, seat = loads(key[len(_GIVEN) :])
         to, k = loads(value)
-        given[partition, seat] = (to, k)
+        given.setdefault(partition, {})[seat] = (to, k)
     return given
 
 
@@ -139,11 +141,5 @@ def save_clock(store: Store, time: int) -> None:
 
 
 def _under(store: Store, prefix: bytes) -> list[tuple[bytes, bytes]]:
-    found: list[tuple[bytes, bytes]] = []
-    start, end = prefix, prefix[:-1] + bytes([prefix[-1] + 1])
-    while True:
-        page = entries(store.scan(Family.META, start, end, limit=1000))
-        found += page
-        if len(page) < 1000:
-            return found
-        start = page[-1][0] + b"\0"
+    end = prefix[:-1] + bytes([prefix[-1] + 1])
+    return [item for page in walk(store, Family.META, prefix, end, limit=1000) for item in entries(page)]

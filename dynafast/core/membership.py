@@ -7,13 +7,20 @@ nothing, and decides nothing about data.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from dynafast._ext.codec import dumps
 from dynafast.errors import PeerProtocolError
-from dynafast.protocol import GONE, Status
+from dynafast.protocol import ADDRESS_MAX, GONE, Status, is_label, is_uint
+
+NODE_ID_SIZE = 8
 
 Digest = tuple[int, int]  # generation, version
+
+
+def is_node_id(value: object) -> TypeGuard[bytes]:
+    """Whether *value* can be the id of a node."""
+    return isinstance(value, bytes) and len(value) == NODE_ID_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +91,16 @@ class Entry:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PeerProtocolError(f"malformed member entry: {error}") from error
-        texts = (entry.name, entry.address, entry.zone, entry.host)
-        numbers = (entry.weight, entry.generation, entry.version)
         if not (
-            isinstance(entry.id, bytes)
+            is_node_id(entry.id)
             and isinstance(entry.seats, bytes)
-            and all(isinstance(text, str) for text in texts)
-            and all(isinstance(number, int) and number >= 0 for number in numbers)
+            and isinstance(entry.address, str)
+            and 0 < len(entry.address) <= ADDRESS_MAX
+            and all(is_label(text) for text in (entry.name, entry.zone, entry.host))
+            and all(is_uint(number) for number in (entry.weight, entry.generation, entry.version))
+            and entry.weight > 0
         ):
-            raise PeerProtocolError("malformed member entry: a field has the wrong type")
+            raise PeerProtocolError("malformed member entry: a field has the wrong type or is out of range")
         return entry
 
 
@@ -137,11 +145,10 @@ class Membership:
             PeerProtocolError: *digests* is malformed.
         """
         theirs: dict[bytes, Digest] = {}
-        try:
-            for id, generation, version in digests:  # type: ignore[attr-defined]
-                theirs[bytes(id)] = (int(generation), int(version))
-        except (TypeError, ValueError) as error:
-            raise PeerProtocolError(f"malformed gossip digests: {error}") from error
+        for row in digests if isinstance(digests, list) else [None]:
+            if not (isinstance(row, list) and len(row) == 3 and is_node_id(row[0]) and all(map(is_uint, row[1:]))):
+                raise PeerProtocolError("gossip digests must list [node id, generation, version]")
+            theirs[row[0]] = (row[1], row[2])
         send = [
             entry
             for id, entry in sorted(self.entries.items())

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from dynafast.core.ownership import Member, Placement, place
 from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.connection import Connection
@@ -26,9 +25,10 @@ from dynafast.core.claims import Claims
 from dynafast.core.entrance import Entrance
 from dynafast.core.gossip import Gossip
 from dynafast.core.identity import Identity, load_clock, load_given
-from dynafast.core.membership import Entry, Membership
+from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
+from dynafast.core.ownership import Member, Placement, place
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
-from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError
+from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
 from dynafast.protocol import HASH_NAME, Op, Status
 from dynafast.storage.interface import Batch, Family, Store
@@ -123,7 +123,10 @@ class Node:
         """Do what is due: deadlines, gossip, heartbeats, claims."""
         self.coordinator.sweep()
         self._gossip.tick(self.now_ns)
-        self._claims.tick(self.now_ns)
+        try:
+            self._claims.tick(self.now_ns)
+        except StoreError as error:  # tried again at the next tick
+            self.trace("store.refused", what="own entry", error=str(error))
 
     def flushed(self, sequence: int) -> None:
         """Everything up to *sequence* is durable."""
@@ -175,7 +178,7 @@ class Node:
                 {"version": WIRE_VERSION},
                 code="version-mismatch",
             )
-        if fields.get("role") not in {"client", "peer"}:
+        if fields.get("role") not in ("client", "peer"):  # no set: that would hash what a stranger sent
             raise BadRequestError("a HELLO must have the role 'client' or 'peer'")
         cluster, to = fields.get("cluster"), fields.get("to")
         if cluster is not None and cluster != self.facts.cluster:
@@ -196,8 +199,8 @@ class Node:
 
     def _check_peer(self, fields: dict[Any, Any]) -> None:
         id = fields.get("node")
-        if not isinstance(id, bytes) or len(id) != 8:
-            raise BadRequestError("the HELLO of a peer must carry its node id, 8 bytes")
+        if not is_node_id(id):
+            raise BadRequestError(f"the HELLO of a peer must carry its node id, {NODE_ID_SIZE} bytes")
         known = self.membership.entries.get(id)
         if known is None:
             return
@@ -241,6 +244,8 @@ class Node:
             self._cold(connection, Op(op), id, fields)
         except PeerProtocolError as error:
             raise BadRequestError(str(error)) from error
+        except StoreError as error:
+            raise RefusedError(str(error), code="store-error") from error
 
     def _cold(self, connection: Connection, op: Op, id: int, fields: list[Any]) -> None:
         if len(fields) != (0 if op in {Op.PING, Op.EMPTY} else 1):
@@ -305,27 +310,41 @@ class Node:
         return unpack(self.own.seats, partitions=self.facts.partitions, replicas=self.facts.replicas)
 
     def change_own(self, batch: Batch, *, status: Status | None = None, seats: Iterable[Seat] | None = None) -> None:
-        """Change our entry: written with *batch* at once, told once it is on disk."""
-        self.own = replace(
+        """Change our entry: written with *batch* at once, told once it is on disk.
+
+        Raises:
+            StoreError: the store refused; nothing has changed.
+        """
+        entry = replace(
             self.own,
             version=self.own.version + 1,
             status=self.own.status if status is None else status,
             seats=self.own.seats if seats is None else pack(seats),
         )
-        identity.put_entries(batch, [self.own])
+        identity.put_entries(batch, [entry])
         self.write(batch)
+        self.own = entry
         self._rebuild()
-        entry = self.own
         self.after_flush(lambda: self._tell(entry))
 
     def learn(self, entries: Iterable[Entry]) -> None:
-        """Take in entries that a peer told."""
-        news = self.membership.merge(entry for entry in entries if entry.id != self.own.id)
+        """Take in entries that a peer told.
+
+        Raises:
+            PeerProtocolError: one names seats that the cluster does not have; none is taken in.
+        """
+        told = [entry for entry in entries if entry.id != self.own.id]
+        for entry in told:
+            unpack(entry.seats, partitions=self.facts.partitions, replicas=self.facts.replicas)
+        news = self.membership.merge(told)
         if not news:
             return
         batch = Batch()
         identity.put_entries(batch, news)
-        self.write(batch)
+        try:
+            self.write(batch)
+        except StoreError as error:  # others will tell us again after a restart
+            self.trace("store.refused", what="member entries", error=str(error))
         for entry in news:
             self.trace("member.changed", name=entry.name, status=entry.status.value, version=entry.version)
         self._rebuild()
@@ -400,15 +419,20 @@ class Node:
             )
         )
         self._ring = None
-        self._claims.forget_arrived()
+        try:
+            self._claims.forget_arrived()
+        except StoreError as error:  # remembered a little longer than needed
+            self.trace("store.refused", what="gifts", error=str(error))
 
     # ---- answers about the cluster
 
     def _ring_answer(self, key: object) -> dict[str, object]:
         if key is None:
             return self._ring_table()
-        if not isinstance(key, bytes) or not 1 <= len(key) <= KEY_MAX:
-            raise BadRequestError(f"the key must be a byte string of 1..{KEY_MAX} bytes")
+        if not isinstance(key, bytes) or not key:
+            raise BadRequestError("the key must be a byte string that is not empty, or null")
+        if len(key) > KEY_MAX:
+            raise TooLargeError(f"the key must have at most {KEY_MAX} bytes, got {len(key)}")
         position = xxh3_64_intdigest(key)
         partition = position * self.facts.partitions >> 64
         names = [self.membership.entries[id].name for id in self.preference(partition)]
@@ -452,8 +476,8 @@ class Node:
         return {**self._ring, "nodes": nodes}
 
     def _status(self, options: object) -> dict[str, object]:
-        if options is not None and not isinstance(options, dict):
-            raise BadRequestError("the options of STATUS must be a map or null")
+        if options not in (None, {}, {"config": False}, {"config": True}):
+            raise BadRequestError("the options of STATUS must be null, or a map with config (a boolean) alone")
         first: dict[bytes, int] = {}
         for holders in self.coordinator.view.holders:
             if holders:
@@ -492,7 +516,7 @@ class Node:
             "node": self.own.name,
             "members": members,
         }
-        if options and options.get("config"):
+        if options == {"config": True}:
             answer["config"] = self.settings
         return answer
 

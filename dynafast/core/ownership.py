@@ -10,7 +10,7 @@ What `place` holds to, in this order:
 2. zones are as distinct as the loads below allow: always, when no zone weighs more than one replica per partition;
 3. each member holds its share of the replicas by weight, within the tolerances of `_bounds`, of distinct zones and of
    chance (`_eased`), at most 8 % over all together;
-4. each member is first in its share of the lists by weight, rounded down or up;
+4. each member is first in its share of the lists by weight, rounded down or up, or at worst one away from it;
 5. a change of members moves little more than it must: the tolerance of rule 3 is what pays for that.
 
 The work goes down a tree: partitions choose zones, then hosts in the zone, then nodes on the host, each time by
@@ -92,15 +92,20 @@ def place(members: Collection[Member], *, partitions: int, replicas: int) -> Pla
         warnings.append(f"{len(hosts)} hosts for {replicas} replicas: every partition has {targets}")
     fair = _fair_shares(hosts, targets, warnings)
     shares = _zone_shares(hosts, fair, targets, warnings)
-    tree = _tree(ordered, hosts, shares, fair, partitions=partitions, exact=targets == 1)  # as first places are
-    choices = bytearray(partitions * len(ordered))
-    _fill(bytes([targets]) * partitions, tree, choices, len(ordered))
-    nodes = sorted(_leaves(tree), key=lambda part: part.node)
-    ranks, cells = [node.ranks for node in nodes], bytes(choices)
-    firsts = _firsts(ordered, ranks, cells, partitions, warnings)
+    for last in (False, True):
+        # Tolerance can leave small members fewer replicas than first places: then all is done again without it.
+        tree = _tree(ordered, hosts, shares, fair, partitions=partitions, exact=last or targets == 1)
+        choices = bytearray(partitions * len(ordered))
+        _fill(bytes([targets]) * partitions, tree, choices, len(ordered))
+        nodes, cells = sorted(_leaves(tree), key=lambda part: part.node), bytes(choices)
+        firsts, fair_enough = _firsts(ordered, [node.ranks for node in nodes], cells, off=1 if last else 0)
+        if fair_enough:
+            break
+    else:
+        warnings.append("the first places could not be shared out by weight, give or take one")
     host_of, zone_of = _labels(ordered, hosts)
     loads = [float(node.share) for node in nodes]
-    rows = arrange(firsts, cells, ranks=ranks, shares=loads, hosts=host_of, zones=zone_of)
+    rows = arrange(firsts, cells, ranks=[node.ranks for node in nodes], shares=loads, hosts=host_of, zones=zone_of)
     return Placement(members=ordered, ring=Ring(equal_tokens(partitions), rows), warnings=tuple(warnings))
 
 
@@ -185,20 +190,24 @@ def _zone_shares(hosts: Sequence[_Host], fair: Sequence[Fraction], targets: int,
     room = dict.fromkeys(totals, Fraction(0))
     for host, more in zip(hosts, growth, strict=True):
         room[host.zone] += more
-    usable = {zone: min(room[zone], 1 - totals[zone]) if room[zone] else Fraction(0) for zone in totals}
-    excess = sum((total - 1 for total in totals.values() if total > 1), Fraction(0))
-    moved = min(excess, sum(usable.values(), Fraction(0)))
+    # A host at its limit is short of replicas already; the others of a heavy zone give up to half of theirs.
+    spare = dict.fromkeys(totals, Fraction(0))
+    for host, share in zip(hosts, fair, strict=True):
+        spare[host.zone] += share if share < 1 else 0
+    taking = {zone: min(room[zone], max(Fraction(0), 1 - totals[zone])) for zone in totals}
+    giving = {zone: min(spare[zone] / 2, max(Fraction(0), totals[zone] - 1)) for zone in totals}
+    taken, given = sum(taking.values(), Fraction(0)), sum(giving.values(), Fraction(0))
+    moved = min(taken, given)
     _warn_of_zones(totals, targets, moved, warnings)
     if not moved:
         return _eased(hosts, fair, totals, targets)
-    taken = sum(usable.values(), Fraction(0))
     shares = []
     for host, share, more in zip(hosts, fair, growth, strict=True):
-        total = totals[host.zone]
-        if total > 1:
-            shares.append(share * (1 - (total - 1) / total * moved / excess))
-        else:
-            shares.append(share + (more * usable[host.zone] / room[host.zone] * moved / taken if more else 0))
+        if giving[host.zone] and share < 1:
+            share -= share * giving[host.zone] / spare[host.zone] * moved / given
+        elif more:
+            share += more * taking[host.zone] / room[host.zone] * moved / taken
+        shares.append(share)
     return shares
 
 
@@ -373,23 +382,26 @@ def _labels(ordered: Sequence[Member], hosts: Sequence[_Host]) -> tuple[list[int
     return host_of, zone_of
 
 
-def _firsts(
-    ordered: Sequence[Member], ranks: Sequence[Ranks], cells: bytes, partitions: int, warnings: list[str]
-) -> bytes:
-    """Choose who of each partition's targets comes first, in exact shares by weight; bytes like *cells*."""
+def _firsts(ordered: Sequence[Member], ranks: Sequence[Ranks], cells: bytes, *, off: int) -> tuple[bytes, bool]:
+    """Choose who of each partition's targets comes first, by weight: bytes like *cells*, and whether it worked out.
+
+    It does when every member gets its share rounded down or up, or at most *off* away from it.
+    """
     count, weight = len(ordered), sum(member.weight for member in ordered)
+    partitions = len(cells) // count
     shares = [Fraction(partitions * member.weight, weight) for member in ordered]
+    least = [max(0, min(floor(share), ceil(share - off))) for share in shares]
+    most = [max(ceil(share), floor(share + off)) for share in shares]
     firsts = spread(
         b"\1" * partitions,
         ranks=ranks,
         shares=[float(share) for share in shares],
-        least=[floor(share) for share in shares],
-        most=[ceil(share) for share in shares],
+        least=least,
+        most=most,
         allowed=cells,
     )
-    if any(not floor(share) <= sum(firsts[i::count]) <= ceil(share) for i, share in enumerate(shares)):
-        warnings.append("the first places could not be shared out exactly by weight")
-    return firsts
+    met = all(low <= sum(firsts[i::count]) <= high for i, (low, high) in enumerate(zip(least, most, strict=True)))
+    return firsts, met
 
 
 def random_tokens(members: Collection[Member], *, per_node: int, seed: int) -> tuple[list[int], list[int]]:

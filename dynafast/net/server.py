@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import structlog
 import trio
-from dynafast.storage.rocks import RocksStore
 
 from dynafast._ext.connection import Connection
 from dynafast.config import Address, ClusterConfig, Settings, default_name, parse_address
@@ -27,6 +26,7 @@ from dynafast.errors import ConfigError, DynafastError
 from dynafast.net.entry import Start, begin
 from dynafast.net.transport import Transport
 from dynafast.protocol import Status
+from dynafast.storage.rocks import RocksStore
 
 TICK_S = 0.02
 DIAL_S = 2.0

@@ -59,6 +59,10 @@ class Store(Protocol):
     was_clean: bool
     sequence: int
 
+    @property
+    def unsynced_bytes(self) -> int:
+        """Size of the keys and values that were accepted and that no finished `sync` covers."""
+
     def get(self, key: bytes) -> bytes | None:
         """Return the object under *key*, or None.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dynafast.errors import CorruptRecordError, StoreError
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family
 from dynafast.storage.opening import begin, finish
-from dynafast.storage.sealed import seal, unseal
+from dynafast.storage.sealed import SEAL_SIZE, seal, unseal
 
 _Change = tuple[Family, bytes, bytes | None]  # a sealed value; None: no entry
 
@@ -22,6 +22,7 @@ class MemoryStore:
         self._stored: dict[Family, dict[bytes, bytes]] = {family: {} for family in Family}
         self._keys: dict[Family, list[bytes]] = {family: [] for family in Family}
         self._size = 0  # bytes of keys and sealed values
+        self._accepted_bytes = self._synced_bytes = 0
         self._undo: list[list[_Change]] = []  # for each change not synced yet: what was there before it
         self.reopen()
 
@@ -40,7 +41,13 @@ class MemoryStore:
             for change in before:
                 self._set(*change)
         self._undo.clear()
+        self._accepted_bytes = self._synced_bytes
         self.reopen()
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """See `Store`."""
+        return self._accepted_bytes - self._synced_bytes
 
     def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
@@ -85,7 +92,7 @@ class MemoryStore:
     def sync(self) -> int:
         """See `Store`."""
         self._check_open()
-        covered = len(self._undo)  # taken once: the owner may add to the list while this runs
+        self._synced_bytes, covered = self._accepted_bytes, len(self._undo)  # once: the owner may write meanwhile
         del self._undo[:covered]
         self._synced += covered
         return self._synced
@@ -107,8 +114,9 @@ class MemoryStore:
         if before:
             # The way back is kept first, and all of it at once: a sync at this moment covers all or nothing.
             self._undo.append(before)
-            for change in changes:
-                self._set(*change)
+            for family, key, stored in changes:
+                self._set(family, key, stored)
+                self._accepted_bytes += len(key) + (0 if stored is None else len(stored) - SEAL_SIZE)
             self.sequence += 1
         return self.sequence
 

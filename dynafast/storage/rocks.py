@@ -13,17 +13,20 @@ from rocksdict import DbClosedError, Rdict, WriteBatch
 
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family
+from dynafast.storage.logs import check_log
 from dynafast.storage.opening import FORMAT, begin, finish
 from dynafast.storage.sealed import seal, unseal
 from dynafast.storage.tuning import database_options, family_options, write_options
 
 _FAMILIES = {"default"} | {family.value for family in Family}  # RocksDB insists on "default"; it stays empty
+_LOG_FILE = re.compile(r"MANIFEST-\d+|\d+\.log")
 _DATA_FILE = re.compile(r"\d+\.(log|sst|blob)")
 _OWN_FILE = re.compile(
     r"CURRENT|IDENTITY|LOCK|LOG|LOG\.old\.\d+|MANIFEST-\d+|OPTIONS-\d+(\.dbtmp)?|\d+\.(log|sst|blob|dbtmp)"
     r"|rocksdict-config\.json|lost\+found"  # the last: the folder may be a disk of its own
 )
 _LOCKED = re.compile(r"lock hold by current process|While lock file")
+_IN_USE = "{} is open in another process: stop that one, or choose another folder"
 _SIZES = ("rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables")
 
 
@@ -37,9 +40,9 @@ class RocksStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._is_open = False
         self._lost: StoreError | None = None  # a failed sync: no later one can make up for it
+        self._accepted_bytes = self._synced_bytes = 0
         self.sequence = 0
         _prepare_folder(path)
         try:
@@ -58,6 +61,11 @@ class RocksStore:
             raise type(error)(f"{path}: {error}") from error
         self.sequence = 0
 
+    @property
+    def unsynced_bytes(self) -> int:
+        """See `Store`."""
+        return self._accepted_bytes - self._synced_bytes
+
     def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
         try:
@@ -72,6 +80,7 @@ class RocksStore:
             self._objects.put(key, seal(key, value))
         except Exception as error:
             raise _store_error(error) from error
+        self._accepted_bytes += len(key) + len(value)
         self.sequence += 1
         return self.sequence
 
@@ -89,15 +98,19 @@ class RocksStore:
         if not batch.ops:
             return self.sequence
         changes = WriteBatch(raw_mode=True)
+        size = 0
         for family, key, value in batch.ops:
+            size += len(key)
             if value is None:
                 changes.delete(key, self._handles[family])
             else:
                 changes.put(key, seal(key, value), self._handles[family])
+                size += len(value)
         try:
             self._database.write(changes)
         except Exception as error:
             raise _store_error(error) from error
+        self._accepted_bytes += size
         self.sequence += 1
         return self.sequence
 
@@ -129,7 +142,7 @@ class RocksStore:
 
     def sync(self) -> int:
         """See `Store`."""
-        covered = self.sequence
+        covered, covered_bytes = self.sequence, self._accepted_bytes
         if self._lost is not None:
             raise StoreError(f"an earlier sync failed: {self._lost}") from self._lost
         try:
@@ -137,6 +150,7 @@ class RocksStore:
         except Exception as error:
             self._lost = _store_error(error)
             raise self._lost from error
+        self._synced_bytes = covered_bytes
         return covered
 
     def usage(self) -> tuple[int, int]:
@@ -180,6 +194,8 @@ def _unsealed(key: bytes, stored: bytes) -> bytes | CorruptRecordError:
 
 def _store_error(error: Exception) -> StoreError:
     """Return what rocksdict's plain `Exception` with RocksDB's text means; raise any other error: a bug."""
+    if isinstance(error, StoreError):
+        return error
     if isinstance(error, DbClosedError):
         return StoreError("the store is closed")
     if type(error) is not Exception:
@@ -195,7 +211,7 @@ def _store_error(error: Exception) -> StoreError:
 def _opening_error(path: Path, error: Exception) -> StoreError:
     mapped = _store_error(error)
     if _LOCKED.search(str(error)):
-        return StoreFormatError(f"{path} is open in another process: stop that one, or choose another folder")
+        return StoreFormatError(_IN_USE.format(path))
     if isinstance(mapped, CorruptRecordError):
         return CorruptRecordError(
             f"{path} is damaged and may lack acknowledged writes, so it is not opened ({error}): "
@@ -214,6 +230,8 @@ def _prepare_folder(path: Path) -> None:
         sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path)}
     except (FileExistsError, NotADirectoryError) as error:
         raise StoreFormatError(f"{path} is not a folder: choose another") from error
+    except FileNotFoundError as error:  # between the listing and the look
+        raise StoreFormatError(_IN_USE.format(path)) from error
     except OSError as error:
         raise StoreError(f"cannot use {path}: {error.strerror}") from error
     foreign = sorted(name for name in sizes if not _OWN_FILE.fullmatch(name))
@@ -225,13 +243,21 @@ def _prepare_folder(path: Path) -> None:
             raise StoreFormatError(f"{path} holds data but lacks its file CURRENT: put it back, or choose another")
         return
     try:
+        for name in sizes:
+            if _LOG_FILE.fullmatch(name):
+                check_log(path / name)
         families = set(Rdict.list_cf(str(path)))
+    except FileNotFoundError as error:
+        raise StoreFormatError(_IN_USE.format(path)) from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:
         raise _opening_error(path, error) from error
     if families != _FAMILIES and (has_data or not families < _FAMILIES):
         raise StoreFormatError(
-            f"{path} is a RocksDB of another program or format (families {', '.join(sorted(families))}; "
-            f"format version {FORMAT} has {', '.join(sorted(_FAMILIES))}): choose another folder"
+            f"{path} has the column families {', '.join(sorted(families))}, format version {FORMAT} has "
+            f"{', '.join(sorted(_FAMILIES))}: it belongs to another program or format, or its manifest is damaged; "
+            "choose another folder"
         )
 
 

@@ -138,6 +138,11 @@ def test_a_length_out_of_range_is_answered_and_closes(cluster: Cluster, length: 
         ([0, 0, {"version": 2, "role": "client"}], "version-mismatch"),
         ([0, 0, {"version": 1}], "bad-request"),
         ([0, 0, {"version": 1, "role": "king"}], "bad-request"),
+        ([0, 0, {"version": 1, "role": []}], "bad-request"),
+        ([0, 0, {"version": 1, "role": {}}], "bad-request"),
+        ([0, 0, {"version": [], "role": "client"}], "version-mismatch"),
+        ([0, 0, {"version": 1, "role": "client", "cluster": []}], "wrong-cluster"),
+        ([0, 0, {"version": 1, "role": "peer", "node": []}], "bad-request"),
         ([0, 0, {"version": 1, "role": "client", "cluster": b"x" * 16}], "wrong-cluster"),
         ([0, 0, {"version": 1, "role": "peer"}], "bad-request"),
         ([0, 0, {"version": 1, "role": "peer", "node": b"x" * 8, "to": b"y" * 8}], "wrong-node"),
@@ -251,11 +256,16 @@ def test_one_damaged_byte_never_breaks_a_node(message: Any, where: int, flip: in
     cluster = Cluster(1, partitions=1)
     data = bytearray(pack(message))
     data[where % len(data)] ^= flip
-    hello = {"version": 1, "role": role, "node": b"n" * 8, "generation": 1}
+    facts = cluster.facts.cluster
+    hello = {"version": 1, "role": role, "node": b"n" * 8, "generation": 1, "cluster": facts}
     talk(cluster, pack([0, 0, hello]) + bytes(data))
     assert cluster.client(0).ask(Op.PING)[0] == Op.OK
 
 
+ENTRY = {
+    "id": b"m" * 8, "name": "m", "address": "m:1", "weight": 1, "zone": "z", "host": "m", "status": "up",
+    "generation": 1, "version": 1, "seats": b"",
+}  # fmt: skip
 PEER_MESSAGES = [
     [14, 1, 1, None],
     [15, 1, 1, True, None],
@@ -267,13 +277,24 @@ PEER_MESSAGES = [
     [17, 1, b"k", False, "junk"],
     [17, 1, b"k", False, [[[1, 1, 1], [1, 2, 1]], []]],
     [18, 1, {"digests": 5}],
+    [18, 1, {"digests": [[10**11, 1, 1]]}],
+    [18, 1, {"digests": [[2**64 - 1, 1, 1]]}],
+    [18, 1, {"digests": [[b"n" * 8, -1, 1]]}],
+    [18, 1, {"entries": [ENTRY | {"seats": b"123"}]}],
+    [18, 1, {"entries": [ENTRY | {"seats": bytes(8) + b"\xff"}]}],
+    [18, 1, {"entries": [ENTRY | {"weight": 0}]}],
+    [18, 1, {"entries": [ENTRY | {"id": b"x"}]}],
+    [18, 1, {"entries": [ENTRY | {"name": "a b"}]}],
+    [18, 1, {"entries": [ENTRY | {"status": []}]}],
+    [18, 1, {"entries": [5]}],
     [18, 1, {"digests": [[b"x"]]}],
     [18, 1, {"entries": [{"id": b"x"}]}],
     [18, 1, {"entries": 5}],
     [18, 1, 5],
-    [19, 1, {}],
     [19, 1, {"name": "x"}],
     [20, 1, ["x"]],
+    [20, 1, [0, 0]],
+    [20, 1, [True]],
     [20, 1, [99_999_999]],
     [20, 1, 5],
     [21, 1],
@@ -286,11 +307,38 @@ PEER_MESSAGES = [
 @pytest.mark.parametrize("message", PEER_MESSAGES, ids=str)
 def test_malformed_peer_messages_are_answered_and_the_node_lives(message: Any) -> None:
     cluster = Cluster(1, partitions=1)
-    hello = {"version": 1, "role": "peer", "node": b"n" * 8, "generation": 1}
+    hello = {"version": 1, "role": "peer", "node": b"n" * 8, "generation": 1, "cluster": cluster.facts.cluster}
     answers, closed = talk(cluster, pack([0, 0, hello]) + pack(message) + pack([1, 77]))
     assert [Op.OK, 77] in [answer[:2] for answer in answers]
     assert not closed
     assert cluster.client(0).ask(Op.PING)[0] == Op.OK
+
+
+def test_malformed_entries_are_not_kept() -> None:
+    """What was refused does not come back at the next tick or the next start."""
+    cluster = Cluster(1, partitions=1)
+    member = cluster.members[0]
+    hello = {"version": 1, "role": "peer", "node": b"n" * 8, "generation": 1, "cluster": cluster.facts.cluster}
+    for fields in ({"seats": b"123"}, {"weight": 0}, {"id": b"x"}):
+        talk(cluster, pack([0, 0, hello]) + pack([18, 1, {"entries": [ENTRY | fields]}]))
+    assert [entry.name for entry in member.node.membership.members()] == ["n0"]
+    cluster.kill(member)
+    cluster.restart(member)
+    cluster.settle()
+
+
+@pytest.mark.parametrize(
+    "message", [[16, 1, b"k", None], [17, 1, b"k", False, [[], []]], [18, 1, {}], [20, 1, []], [21, 1]]
+)
+def test_a_node_that_is_not_of_the_cluster_may_only_ask_to_join(cluster: Cluster, message: Any) -> None:
+    hello = {"version": 1, "role": "peer", "node": b"n" * 8, "generation": 1, "cluster": None}
+    answers, _ = talk(cluster, pack([0, 0, hello]) + pack(message) + pack([19, 2, {}]))
+    assert [answer[2] for answer in answers[1:]] == ["unknown-op", "bad-request"]
+
+
+def test_an_id_that_is_no_number_is_answered_with_id_0(cluster: Cluster) -> None:
+    answers, _ = talk(cluster, pack(HELLO) + pack([2, -5, b"k", {}]))
+    assert answers[1][1:3] == [0, "bad-request"]
 
 
 def test_more_requests_than_may_wait_are_answered_overloaded() -> None:
