@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dynafast.config import (
-    NAME_MAX,
+    LABEL_MAX,
     SETTINGS,
     Address,
     ClusterConfig,
@@ -110,7 +110,7 @@ def test_load_environment_names_the_file_and_lists_addresses_by_comma(tmp_path: 
                 f"{name} must be 1 to 64 letters, digits, dots, dashes or underscores, got {value!r}",
             )
             for name in ("name", "zone", "host")
-            for value in ("a b", "x" * (NAME_MAX + 1), "é", "a\n")
+            for value in ("a b", "x" * (LABEL_MAX + 1), "é", "a\n")
         ),
     ],
 )

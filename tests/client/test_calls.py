@@ -259,7 +259,7 @@ def test_machine_that_is_gone_costs_one_patience_and_is_then_avoided() -> None:
     world.doors[world.addresses[0]] = Door.HANGS
     start = world.now
     world.put()
-    assert world.now - start < 1.1
+    assert world.now - start < 1.4
     start = world.now
     world.put()
     assert world.now - start < 0.1
@@ -273,7 +273,7 @@ def test_frozen_process_is_given_up_after_an_unanswered_ping() -> None:
     world.doors[world.addresses[0]] = Door.FROZEN
     start = world.now
     assert world.get().value == b"v"
-    assert 1.0 < world.now - start < 2.2
+    assert 1.2 < world.now - start < 2.8
     for _ in range(5):
         start = world.now
         assert world.get().value == b"v"
