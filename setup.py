@@ -44,7 +44,7 @@ extensions = [
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
-    for path in sorted(Path("_ext").glob("*.pyx"))
+    for path in sorted(Path("_ext").glob("*.pyx"), key=lambda path: -path.stat().st_size)  # the longest first
 ]
 
 setup(
