@@ -10,6 +10,9 @@ SOURCES := $(wildcard _ext/*.pyx _ext/*.h dynafast/_ext/*.pxd)
 SANITIZED := build/sanitize
 TOO_OLD := dynafast needs Python 3.11 or newer, as in: make PYTHON=python3.12
 
+# Keeps what it compiles under build/, and so compiles only what has changed.
+COMPILE := $(BIN)/python setup.py --quiet build_ext --inplace
+
 # Prints a list of requirements of pyproject.toml, one per line, as pip reads them from a file.
 REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
     print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
@@ -19,19 +22,19 @@ REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
 
 build: $(VENV)/built
 
-# The installation compiles everything, so it sets the stamp of the next rule too.
+# Compiling and fetching packages take about as long, so they run side by side.
 $(VENV)/installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("$(TOO_OLD)" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(call REQUIREMENTS,["build-system"]["requires"]) > $(VENV)/build-requires.txt
 	@$(PIP) --requirement $(VENV)/build-requires.txt
-	@$(PIP) --no-build-isolation --editable '.[test]'
+	@$(COMPILE) & compiling=$$!; \
+	    DYNAFAST_PREBUILT=1 $(PIP) --no-build-isolation --editable '.[test]'; \
+	    installed=$$?; wait $$compiling && exit $$installed
 	@touch $@ $(VENV)/built
 
-# Keeps what it compiles under build/, and so compiles only what has changed, from the second time on.
 $(VENV)/built: $(VENV)/installed $(SOURCES)
-	@if test ! -e $@ || test -n "$$(find $(SOURCES) -newer $@)"; then \
-	    $(BIN)/python setup.py --quiet build_ext --inplace; fi
+	@if test ! -e $@ || test -n "$$(find $(SOURCES) -newer $@)"; then $(COMPILE); fi
 	@touch $@
 
 demo: build

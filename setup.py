@@ -5,6 +5,7 @@ Switches, read from the environment at build time:
 * ``DYNAFAST_DEBUG=1``: bounds, overflow and None checks on, no optimisation.
 * ``DYNAFAST_SANITIZE=1``: debug, and compiled for the address and undefined-behaviour sanitizers.
 * ``DYNAFAST_ANNOTATE=1``: writes ``_ext/NAME.html``, which shows where C calls into Python.
+* ``DYNAFAST_PREBUILT=1``: leaves the compiled modules out: ``make build`` compiles them meanwhile, with ``build_ext``.
 
 Safety directives live here alone: a header in a ``.pyx`` would override the debug build.
 """
@@ -19,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 SANITIZE = os.environ.get("DYNAFAST_SANITIZE") == "1"
 DEBUG = SANITIZE or os.environ.get("DYNAFAST_DEBUG") == "1"
 JOBS = os.cpu_count() or 1
+PREBUILT = os.environ.get("DYNAFAST_PREBUILT") == "1"
 
 compile_args = ["-O0", "-g"] if DEBUG else ["-O2", "-g0"]
 link_args: list[str] = []
@@ -37,6 +39,8 @@ class ParallelBuild(build_ext):
             self.parallel = JOBS
 
 
+# The largest first: it takes longest, and the others fit beside it.
+sources = sorted(Path("_ext").glob("*.pyx"), key=lambda path: (-path.stat().st_size, path))
 extensions = [
     Extension(
         f"dynafast._ext.{path.stem}",
@@ -44,7 +48,8 @@ extensions = [
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
-    for path in sorted(Path("_ext").glob("*.pyx"), key=lambda path: -path.stat().st_size)  # the longest first
+    for path in sources
+    if not PREBUILT
 ]
 
 setup(

@@ -30,6 +30,8 @@ cdef Py_ssize_t _FRAME_MAX = FRAME_MAX
 cdef Py_ssize_t _PART_SIZE = PART_SIZE
 cdef Py_ssize_t _MESSAGE_MAX = MESSAGE_MAX
 
+__all__ = ["OP_PART", "FrameReader", "dumps", "frame", "loads"]
+
 OP_PART = 12
 
 

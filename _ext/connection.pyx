@@ -43,6 +43,8 @@ cdef Py_ssize_t _VALUE_MAX = VALUE_MAX
 cdef int _TIMEOUT_MAX_MS = TIMEOUT_MAX_MS
 cdef int _REPLICAS_MAX = REPLICAS_MAX_COUNT
 
+__all__ = ["OUTPUT_HIGH", "Connection", "Handler"]
+
 OUTPUT_HIGH = 4 * 1024 * 1024       # above this much unsent output the shell stops reading from the connection
 
 

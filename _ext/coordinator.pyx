@@ -70,6 +70,8 @@ cdef Py_ssize_t _RECORD_MAX = RECORD_MAX
 cdef Py_ssize_t _VERSIONS_MAX = VERSIONS_MAX_COUNT
 cdef Py_ssize_t _DIRECT_MAX = FRAME_MAX // 2
 
+__all__ = ["Coordinator", "Peer", "View", "distinct_seats"]
+
 # An error from another coordinator that says: nothing was done here, ask the next one.
 _ASK_ANOTHER = frozenset(
     {"not-replica", "no-seat", "stopping", "overloaded", "store-error", "corrupt", "unknown-op", "unavailable"}

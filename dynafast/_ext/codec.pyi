@@ -1,5 +1,7 @@
 from typing import Any, final
 
+__all__ = ["OP_PART", "FrameReader", "dumps", "frame", "loads"]
+
 OP_PART: int
 
 def dumps(item: object) -> bytes: ...

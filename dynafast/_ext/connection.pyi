@@ -1,7 +1,12 @@
 from typing import Any, Protocol, final
 
+from typing_extensions import disjoint_base
+
+__all__ = ["OUTPUT_HIGH", "Connection", "Handler"]
+
 OUTPUT_HIGH: int
 
+@disjoint_base
 class Handler: ...
 
 class _Node(Protocol):

@@ -5,6 +5,8 @@ from dynafast._ext.connection import Connection, Handler
 from dynafast.errors import DynafastError
 from dynafast.storage.interface import Store
 
+__all__ = ["Coordinator", "Peer", "View", "distinct_seats"]
+
 def distinct_seats(answers: Iterable[tuple[int, int]]) -> int: ...
 
 class _Node(Protocol):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import cbor2
-from dynafast.storage.memory import MemoryStore
 
 from dynafast._ext.connection import Connection
 from dynafast.core.identity import ClusterFacts, Identity, save
@@ -16,6 +15,7 @@ from dynafast.core.membership import Entry
 from dynafast.core.node import Node
 from dynafast.core.seats import Seat, pack
 from dynafast.protocol import Op, Status
+from dynafast.storage.memory import MemoryStore
 
 MS = 1_000_000
 EPOCH_MS = 1_700_000_000_000

@@ -387,6 +387,7 @@ odd_parts = st.lists(odd_rows, max_size=3) | st.sampled_from([b"", "", {}, 0, No
 @settings(max_examples=200)
 @given(st.tuples(odd_parts, odd_parts) | st.lists(odd_parts, max_size=3) | odd_parts)
 @example([[[1, 2, 0], [1, 1, 0]], []])  # an actor twice
+@example([[[2, 1, 0], [1, 1, 0]], []])  # out of order
 @example([[[1, 2, 0]], [[1, 1, 0, bytes(16), b""]] * 2])  # a dot twice
 @example([[[1, 2, 0]], [[1, 3, 0, bytes(16), b""]]])  # a version that the context has not seen
 @example([[[1, 2, 0]], [[2, 1, 0, bytes(16), b""]]])

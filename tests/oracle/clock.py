@@ -125,6 +125,8 @@ def parse(thing: object) -> Record:
         raise ValueError("an actor or a dot is there twice")
     if not all(result.has_seen(dot) for dot in result.versions):
         raise ValueError("a version that its own context has not seen")
+    if item(result) != thing:
+        raise ValueError("the rows of a record are ordered by actor and dot")
     return result
 
 
