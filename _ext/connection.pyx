@@ -35,7 +35,8 @@ cdef enum:
     ID_SIZE = 16
     DEFAULT_TIMEOUT_MS = 5000
     CONTEXT_MAX = 1024 * 1024
-    OUTSTANDING_MAX = 1024          # requests of one connection waiting for answers
+    OUTSTANDING_MAX = 1024          # requests of one client's connection waiting for answers
+    PEER_OUTSTANDING_MAX = 65536    # of a peer's: it carries those of many clients, and bounds them itself
     RETRY_AFTER_MS = 50
 
 cdef Py_ssize_t _KEY_MAX = KEY_MAX
@@ -317,10 +318,11 @@ cdef class Connection:
 
     cdef bint _admit(self, uint64_t id) except -1:
         """Count a request of the other side; answer it at once when too many wait already."""
+        cdef int most = PEER_OUTSTANDING_MAX if self.role_code == PEER else OUTSTANDING_MAX
         self.outstanding += 1
-        if self.outstanding <= OUTSTANDING_MAX:
+        if self.outstanding <= most:
             return True
-        self.fail(id, "overloaded", f"more than {OUTSTANDING_MAX} requests of this connection are waiting",
+        self.fail(id, "overloaded", f"more than {most} requests of this connection are waiting",
                   {"retry_after_ms": RETRY_AFTER_MS})
         return False
 

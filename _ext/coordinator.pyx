@@ -62,6 +62,7 @@ cdef enum:
     LINK_BACKLOG_MAX = 64 * 1024 * 1024   # a replica with more unsent is taken for unreachable
     CLOCK_AHEAD_MS = 1000           # hybrid time is saved this far ahead
     CLOCK_FOLLOW_MS = 60_000        # a clock further ahead than this is not followed
+    PENDING_MAX = 32768             # requests under way at one node; more are refused at once
     ROUNDS_MAX = 8                  # an overwrite that is beaten writes again at most so often
     RETRY_AFTER_MS = 50
     FLAG_FORWARDED = 2
@@ -964,6 +965,10 @@ cdef class Coordinator(Handler):
     cdef bint _takes(self, Connection conn, uint64_t id) except -1:
         if self.draining:
             conn.fail(id, "stopping", "this node is shutting down: ask another")
+            return False
+        if len(self.pending) >= PENDING_MAX:
+            conn.fail(id, "overloaded", f"{len(self.pending)} requests are under way at this node",
+                      {"retry_after_ms": RETRY_AFTER_MS})
             return False
         return True
 

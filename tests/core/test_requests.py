@@ -247,6 +247,18 @@ def test_a_late_answer_after_the_client_is_gone_reaches_nobody() -> None:
     assert first.node.busy == 0
 
 
+def test_many_clients_at_one_node_are_not_too_many_for_its_replicas() -> None:
+    """The bound of a client's connection does not apply between nodes."""
+    cluster = Cluster(3)
+    clients = [cluster.client(0) for _ in range(3)]
+    for number in range(1000):
+        for place, client in enumerate(clients):
+            client.send([Op.PUT, number, b"k%d-%d" % (place, number), b"v", None, W1, {}])
+    cluster.run_until(lambda: not cluster.members[0].node.busy)
+    for client in clients:
+        assert [answer[0] for answer in client.answers()] == [Op.WRITTEN] * 1000
+
+
 # ---- forwarding
 
 
