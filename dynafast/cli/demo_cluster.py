@@ -1,7 +1,6 @@
 """The demo on a real cluster: node processes on this machine, the async client, and the cleaning up afterwards."""
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -18,8 +17,6 @@ from dynafast.testing import Cluster
 
 REPLICAS, QUORUM = 3, 2  # N, and R = W
 REQUEST_TIMEOUT_S = 15.0  # retries included; five nodes and their client share the cores of one machine
-FIGURES_TIMEOUT_S = 5.0
-POLL_S = 0.05
 
 Connect = Callable[[Sequence[str]], AbstractAsyncContextManager[Client]]
 
@@ -61,22 +58,20 @@ def run_demo(
                 victim.start()
                 cluster.wait_until_up()
                 teller.say(f"restarted {victim.name}: all {nodes} nodes are up")
-            members = _members(cluster)
+            members = members_of(cluster)
     show_report(run.outcome, run.stages, members, killed=victim.name)
     if folder is not None:
         click.echo(f"demo: kept {folder}")
     return run.outcome
 
 
-def _members(cluster: Cluster) -> Sequence[Mapping[str, Any]]:
-    """Return what a node knows of each member, once the restarted node has told its figures or the time is over."""
-    deadline = time.monotonic() + FIGURES_TIMEOUT_S
-    with cluster.client() as client:
-        while True:
-            members: list[dict[str, Any]] = client.status()["members"]
-            if time.monotonic() > deadline or all(member["keys"] is not None for member in members):
-                return members
-            time.sleep(POLL_S)
+def members_of(cluster: Cluster) -> Sequence[Mapping[str, Any]]:
+    """Return each node's own figures: what others know of it they heard up to a second ago."""
+    with cluster.client(timeout=REQUEST_TIMEOUT_S) as client:
+        return [
+            next(member for member in client.status(at=node.address)["members"] if member["name"] == node.name)
+            for node in cluster.nodes
+        ]
 
 
 def _run_connected(run: Run, connect: Callable[[], AbstractAsyncContextManager[Client]]) -> None:

@@ -14,8 +14,9 @@ import pytest
 
 from dynafast import AsyncClient, GetResult, UnavailableError
 from dynafast.cli.corpus import Corpus, collect
-from dynafast.cli.demo_cluster import run_demo
+from dynafast.cli.demo_cluster import members_of, run_demo
 from dynafast.cli.demo_run import Client
+from dynafast.testing import Cluster
 
 FILES = 60
 ALTERED = b"031"
@@ -99,6 +100,15 @@ def test_demo_keep_leaves_the_data_and_says_where(files: Path, scratch: Path) ->
     assert f"demo: kept {kept}\n" in done.stdout
     assert {"n1", "n2", "n3"} <= {path.name for path in kept.iterdir()}
     assert _processes_of(scratch) == []
+
+
+def test_demo_figures_are_those_of_this_moment() -> None:
+    """Each node is asked for its own: what one node knows of the others is up to a second old."""
+    with Cluster(nodes=3) as cluster, cluster.client() as client:
+        for count in range(1, 4):
+            client.put(b"%d" % count, b"v", w=3)
+            members = members_of(cluster)
+            assert [(member["name"], member["keys"]) for member in members] == [(f"n{n}", count) for n in (1, 2, 3)]
 
 
 class Disturbed:
