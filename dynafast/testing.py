@@ -14,6 +14,7 @@ pipe: when the testing process dies in any way, even by SIGKILL, the pipe closes
 removes the folder. (A death signal set in the child would do less: it is tied to the thread that made the child.)
 """
 
+import contextlib
 import os
 import selectors
 import shutil
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -109,7 +111,7 @@ class Node:
         self._reap()
         self.folder.mkdir(parents=True, exist_ok=True)
         arguments = ["--data", str(self.folder / "data"), "--listen", self.address or "127.0.0.1:0"]
-        with (self.folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log, _interrupt_waits():
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [*self._cluster.command, *arguments, "--name", self.name, *self._options],
                 stdin=subprocess.DEVNULL,
@@ -118,7 +120,7 @@ class Node:
                 env={name: value for name, value in os.environ.items() if not name.startswith("DYNAFAST_")},
                 start_new_session=True,  # Ctrl-C is for the test, which then ends its nodes
             )
-        self._cluster.tell_reaper(f"+{self._process.pid}\n")
+            self._cluster.tell_reaper(f"+{self._process.pid}\n")
 
     def await_ready(self) -> None:
         """Return when the node has said on stdout that it is ready."""
@@ -311,12 +313,13 @@ class Cluster:
     def _start(self) -> None:
         if self._folder is not None:
             raise ClusterError("the cluster is running already")
-        self._folder = self._kept or Path(tempfile.mkdtemp(prefix="dynafast-"))
-        self._reaper = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-I", "-S", "-c", _REAPER, "" if self._kept else str(self._folder)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with _interrupt_waits():
+            self._folder = self._kept or Path(tempfile.mkdtemp(prefix="dynafast-"))
+            self._reaper = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-I", "-S", "-c", _REAPER, "" if self._kept else str(self._folder)],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
         self._new_node(self._creation).start()
         others = [self._new_node(()) for _ in range(self._count - 1)]
         for node in others:
@@ -340,6 +343,23 @@ class Cluster:
         if self._folder is not None and self._kept is None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self.nodes, self._folder, self._reaper = [], None, None
+
+
+@contextlib.contextmanager
+def _interrupt_waits() -> Iterator[None]:
+    """Hold Ctrl-C back: amid the start of a process it would leave one that nobody knows and nobody ends."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if interrupts:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _owners(ring: dict[str, Any]) -> list[str | None]:

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,3 +97,48 @@ with testing.Cluster(): pass
             process.send_signal(number)
     wait_until(lambda: not any(map(is_alive, nodes)), "the nodes are gone")
     wait_until(lambda: list(folders.iterdir()) == [], "the folder is gone")
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_interrupt_amid_the_start_of_a_process_leaves_none(
+    monkeypatch: pytest.MonkeyPatch, folders: Path, place: str
+) -> None:
+    """Ctrl-C comes when the process is there and its maker does not know it yet."""
+    pretend(monkeypatch, "import signal; signal.pause()")
+    start = subprocess.Popen
+    started = []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        process = start(*arguments, **options)
+        started.append(process)
+        if len(started) == (1 if place == "first" else 2):  # the reaper, a node
+            signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), Cluster(1):
+            pass
+        assert signal.getsignal(signal.SIGINT) is before
+        assert [process.poll() is None for process in started] == [False] * len(started)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_cluster_is_started_from_any_thread(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    pretend(monkeypatch, "import sys; sys.exit('no')")
+    errors = []
+
+    def enter() -> None:
+        try:
+            Cluster().__enter__()
+        except ClusterError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert [error.split(" before")[0] for error in errors] == ["n1 ended with status 1"]
