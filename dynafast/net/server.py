@@ -95,7 +95,9 @@ def _listen(address: Address) -> socket.socket:
         listener.bind(where)
         listener.listen(BACKLOG)
     except OSError as error:
-        raise ConfigError(f"listen: cannot listen on {address}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"listen: cannot listen on {address}: {error.strerror or error}: choose another address or port"
+        ) from error
     listener.setblocking(False)
     return listener
 

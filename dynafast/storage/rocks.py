@@ -226,7 +226,10 @@ def _prepare_folder(path: Path) -> None:
     A folder whose making was cut short by a crash is one of ours.
     """
     try:
-        _make_folder(path)
+        try:
+            _make_folder(path)
+        except FileNotFoundError as error:  # a place like /proc, where nothing can be made
+            raise StoreError(f"cannot make {path}: choose another folder") from error
         sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path)}
     except (FileExistsError, NotADirectoryError) as error:
         raise StoreFormatError(f"{path} is not a folder: choose another") from error

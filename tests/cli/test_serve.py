@@ -109,6 +109,15 @@ def test_serve_on_a_folder_in_use_is_refused(cluster: Cluster) -> None:
     assert complaint(done).startswith("dynafast: ")
 
 
+def test_serve_on_a_port_in_use_says_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
+    address = cluster.addresses[0]
+    done = run("serve", "--data", tmp_path / "data", "--listen", address)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert complaint(done) == (
+        f"dynafast: listen: cannot listen on {address}: Address already in use: choose another address or port"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "named"), [(["--name", "n1"], "name-taken"), (["--name", "n9", "--replicas", "2"], "replicas")]
 )

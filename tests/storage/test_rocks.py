@@ -80,6 +80,11 @@ def test_a_folder_that_is_no_store_is_refused_and_left_alone(
     assert contents(tmp_path) == before
 
 
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(StoreError, match="cannot make /proc/folder: choose another folder"):
+        RocksStore(Path("/proc/folder"))
+
+
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("text")
