@@ -3,6 +3,7 @@
 A subcommand's module is imported when it is called: ``dynafast get`` does not pay for what ``serve`` needs.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -36,9 +37,13 @@ class Exit(IntEnum):
     UNKNOWN = 5  # a write may or may not have happened
     NOT_REACHED = 6
     BUG = 70  # sysexits' EX_SOFTWARE: a crash must not look like "not found"
+    OUTPUT = 74  # sysexits' EX_IOERR: stdout took no more
     INTERRUPTED = 130  # the shell's 128 + SIGINT
     PIPE_CLOSED = 141  # the shell's 128 + SIGPIPE
 
+
+# How the system says that an output takes no more; any other OSError that gets to `main` is a bug.
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # Command -> the module of dynafast.cli that defines it under its own name.
 _COMMANDS = {
@@ -103,6 +108,25 @@ def _complain(text: str, status: Exit) -> int:
     return status
 
 
+def _fill_standard_files() -> None:
+    """Open those of stdin, stdout and stderr that the caller closed.
+
+    Else a socket or a file of the store would get the number, and what is printed would be written into it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.__stdout__ is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.__stderr__ is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _drop_stdout() -> None:
+    """Let nobody complain again when the interpreter flushes stdout at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(argv: list[str]) -> int:
     """Run a subcommand and return its status; `click.Group.main` would hide a closed pipe."""
     try:
@@ -117,6 +141,7 @@ def _run(argv: list[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (None: this process's, without its name) and return the exit status."""
+    _fill_standard_files()
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except click.ClickException as error:
@@ -124,11 +149,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DynafastError as error:
         return _complain(_one_line(error), exit_status(error))
     except KeyboardInterrupt:
+        # One that passed through an `exec` or `eval` of a string, as an import may do, leaves a mark at which the
+        # interpreter would end by the signal, whatever the status. The next of them takes the mark away.
+        exec("")  # noqa: S102
         return _complain("interrupted", Exit.INTERRUPTED)
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end, which would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return Exit.PIPE_CLOSED
-    except Exception:  # noqa: BLE001 - the last frame of the program: shown whole, and never as status 1
+    except Exception as error:  # noqa: BLE001 - the last frame of the program: shown whole, and never as status 1
+        if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+            _drop_stdout()
+            return _complain(f"cannot write to stdout: {error.strerror}", Exit.OUTPUT)
         traceback.print_exc()
         return Exit.BUG

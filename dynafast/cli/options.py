@@ -80,6 +80,8 @@ def read_value(text: str) -> bytes:
     """
     try:
         if text == "-":
+            if sys.__stdin__ is None:  # which is not the same as empty
+                raise click.UsageError("'-' reads stdin, which is closed")
             value = sys.stdin.buffer.read(VALUE_MAX + 1)
         elif text.startswith("@"):
             with Path(text[1:]).open("rb") as file:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+RULES_PER_COLUMN = 3  # a blank on each side of a cell, and what stands between two columns
+
 
 def write_bytes(data: bytes) -> None:
     """Write *data* to stdout, all of it: an unbuffered stdout may take a part at a time."""
@@ -39,6 +41,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     """Print a drawn table on a terminal, and elsewhere aligned columns, which no width can break."""
     cells = [[cell(value) for value in row] for row in rows]
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    widths = [max(len(row[column]) for row in [header, *cells]) for column in range(len(header))]
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD  # here: a program that reads the output does not wait for it
         from rich.console import Console
@@ -49,10 +52,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
             table.add_column(title, justify="right" if right else "left", no_wrap=True)
         for row in cells:
             table.add_row(*row)
-        # As text, not as markup: [::1] is an address.
-        Console(markup=False, highlight=False).print(table)
+        # As text, not as markup: [::1] is an address. On a narrow terminal long lines go on in the next row: cut
+        # short, they would be of no use.
+        console = Console(markup=False, highlight=False)
+        console.width = max(console.width, sum(widths) + RULES_PER_COLUMN * len(widths))
+        console.print(table)
         return
-    widths = [max(len(row[column]) for row in [header, *cells]) for column in range(len(header))]
     for line in [list(header), *cells]:
         padded = [
             text.rjust(width) if right else text.ljust(width)

@@ -14,6 +14,7 @@ import pytest
 
 from dynafast.cli.main import Exit, exit_status, main
 from dynafast.cli.options import context_text, parse_context
+from dynafast.cli.output import print_table
 from dynafast.errors import (
     BadContextError,
     BadRequestError,
@@ -321,6 +322,16 @@ def test_status_lists_members_in_aligned_columns_with_dashes_for_the_unknown(nod
     assert {row.index("up") for row in rows} == {header.index("status")}
 
 
+def test_table_on_a_narrow_terminal_is_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(("name", "address", "keys"), [("node-of-a-long-name", "[2001:db8::1]:7411", 12_345_678)])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("node-of-a-long-name", "[2001:db8::1]:7411", "12345678"))
+
+
 def test_status_config_shows_value_and_source(node: Node, run: Command) -> None:
     header, *rows = run("status", "--config").out.decode().splitlines()
     assert header.split() == ["setting", "value", "source"]
@@ -378,3 +389,49 @@ def test_closed_pipe_is_no_traceback(node: Node, run: Command) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == Exit.PIPE_CLOSED
+
+
+@pytest.mark.parametrize("place", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+def test_interrupted_ends_with_130_wherever_it_is_met(place: str) -> None:
+    code = (
+        "import sys, dynafast; from dynafast.cli.main import main\n"
+        f"def get(*_, **__): {place}\n"
+        "dynafast.Client.get = get; sys.exit(main(['get', 'k']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (Exit.INTERRUPTED, b"dynafast: interrupted\n")
+
+
+def test_full_disk_under_stdout_is_one_line(node: Node, run: Command) -> None:
+    run("put", "k", "v")
+    for words in (["get", "k"], ["get", "k", "--json"], ["status"], ["--help"]):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "dynafast", *words], stdout=full, stderr=subprocess.PIPE, check=False
+            )
+        assert (done.returncode, done.stderr) == (
+            Exit.OUTPUT,
+            b"dynafast: cannot write to stdout: No space left on device\n",
+        )
+
+
+def _with_closed(number: int, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose file *number* is closed, as `>&-` of a shell does it."""
+    code = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    command = [sys.executable, "-c", code, str(number), "-m", "dynafast", *words]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
+def test_closed_stdin_stores_nothing(node: Node) -> None:
+    done = _with_closed(0, "put", "k", "-")
+    assert (done.returncode, done.stderr) == (2, b"dynafast: '-' reads stdin, which is closed\n")
+    assert node.requests(PUT) == []
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, ["get", "k"]), (1, ["status"]), (2, ["get", "absent"])])
+def test_closed_stdout_or_stderr_loses_what_is_printed_and_nothing_else(
+    node: Node, run: Command, number: int, words: list[str]
+) -> None:
+    run("put", "k", "v")
+    done = _with_closed(number, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (1 if "absent" in words else 0, b"", b"")
