@@ -82,7 +82,7 @@ def _run_connected(run: Run, connect: Callable[[], AbstractAsyncContextManager[C
             await run.run(client)
 
     try:
-        trio.run(connected)
+        trio.run(connected, restrict_keyboard_interrupt_to_checkpoints=True)  # elsewhere trio would complain of it
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:  # Ctrl-C in a task; to the caller it is Ctrl-C
             raise KeyboardInterrupt from None

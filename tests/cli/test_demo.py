@@ -94,6 +94,23 @@ def test_demo_interrupted_leaves_no_process_and_no_folder(files: Path, scratch: 
     assert _processes_of(scratch) == []
 
 
+def test_demo_interrupt_waits_until_the_client_can_take_it(files: Path, scratch: Path) -> None:
+    """In the middle of what the client does, it would leave coroutines that nobody awaits, with a warning each."""
+    finished = []
+
+    class Interrupted(Disturbed):
+        async def put(self, key: bytes, value: bytes) -> object:
+            if not finished:
+                signal.raise_signal(signal.SIGINT)
+                finished.append(key)
+            return await super().put(key, value)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(collect(files), nodes=3, keep=False, connect=lambda addresses: Interrupted(addresses, "none"))
+    assert len(finished) == 1
+    assert list(scratch.iterdir()) == []
+
+
 def test_demo_keep_leaves_the_data_and_says_where(files: Path, scratch: Path) -> None:
     done = subprocess.run(_command(files, "--nodes", "3", "--keep"), capture_output=True, text=True, check=True)
     (kept,) = scratch.iterdir()
