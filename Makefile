@@ -25,7 +25,7 @@ build: $(VENV)/built
 # Compiling and fetching packages take about as long, so they run side by side.
 $(VENV)/installed: pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("$(TOO_OLD)" if sys.version_info < (3, 11) else 0)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(call REQUIREMENTS,["build-system"]["requires"]) > $(VENV)/build-requires.txt
 	@$(PIP) --requirement $(VENV)/build-requires.txt
 	@$(COMPILE) & compiling=$$!; \
