@@ -55,7 +55,7 @@ def collect(root: Path) -> Corpus:
         folder, foreign = pending.pop()
         try:
             entries = list(os.scandir(folder))
-        except PermissionError:
+        except OSError:  # not ours to read, or gone since it was listed
             left_out["unreadable folders"] += 1
             continue
         for entry in entries:
@@ -63,9 +63,14 @@ def collect(root: Path) -> Corpus:
                 pending.append((entry.path, foreign or (entry.name if entry.name in FOREIGN_FOLDERS else "")))
                 continue
             key = os.fsencode(os.path.relpath(entry.path, root))
+            try:
+                size = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:
+                left_out["gone"] += 1
+                continue
             reason = f"in {foreign}" if foreign else _reason_against(entry, key)
             if reason is None:
-                items.append(Item(key, Path(entry.path), entry.stat(follow_symlinks=False).st_size))
+                items.append(Item(key, Path(entry.path), size))
             else:
                 left_out[reason] += 1
     return Corpus(root, tuple(sorted(items, key=lambda item: item.key)), dict(sorted(left_out.items())))

@@ -3,6 +3,7 @@
 import os
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +67,23 @@ def test_standard_library_holds_the_modules_of_this_python() -> None:
     assert {b"os.py", b"json/__init__.py"} <= keys
     assert not any(b"site-packages/" in key or b"__pycache__/" in key for key in keys)
     assert str(corpus.root) == os.path.realpath(sysconfig.get_path("stdlib"))
+
+
+def test_collect_leaves_out_what_vanishes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / "kept")
+    _write(tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    scandir = os.scandir
+
+    def vanishing(path: str | Path) -> Any:
+        if path != str(tmp_path):
+            return scandir(path)
+        entries = list(scandir(path))
+        (tmp_path / "file").unlink()
+        (tmp_path / "folder").rmdir()
+        return entries
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    corpus = collect(tmp_path)
+    assert [item.key for item in corpus.items] == [b"kept"]
+    assert corpus.left_out == {"gone": 1, "unreadable folders": 1}
