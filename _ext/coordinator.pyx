@@ -730,10 +730,12 @@ cdef class Coordinator(Handler):
     cdef uint64_t tick_clock(self) except? 0:
         """Return a hybrid time above all earlier ones, here and in what was observed."""
         cdef uint64_t wall = <uint64_t>self.wall_ms << 16
+        cdef uint64_t ahead
         self.clock = wall if wall > self.clock else self.clock + 1
         if self.clock > self.clock_saved:
-            self.clock_saved = self.clock + (<uint64_t>CLOCK_AHEAD_MS << 16)
-            self.node.save_clock(self.clock_saved)
+            ahead = self.clock + (<uint64_t>CLOCK_AHEAD_MS << 16)
+            self.node.save_clock(ahead)     # may be refused: then it is not saved, and tried again
+            self.clock_saved = ahead
         return self.clock
 
     cdef int observe(self, uint64_t time) noexcept:
