@@ -174,6 +174,20 @@ cdef class Connection:
         """Bytes of output that wait for `take`."""
         return self.out.size
 
+    @property
+    def unfinished(self):
+        """Whether more must come soon: the hello is missing, or a frame or a message in parts has only begun."""
+        return self.role_code == NEW or self.role_code == DIALLING or self._begun()
+
+    def give_up(self):
+        """What is `unfinished` did not go on for too long: close, and say why if something has begun."""
+        if self._begun():
+            self.refuse(0, "bad-request", "silence in the middle of a frame", {})
+        self.close()
+
+    cdef bint _begun(self) noexcept:
+        return self.splitter.rest.size > 0 or self.parts.size > 0
+
     def feed(self, bytes data not None):
         """Handle all frames that *data* completes."""
         cdef Cursor body

@@ -523,10 +523,14 @@ cdef class Relay(Pending):
         cdef uint64_t fields = 0
         if who is not self.asked:
             return 0
-        if op == ERROR and self.reachable_left() and decode_item(body.at, body.end - body.at)[2] in _ASK_ANOTHER:
-            return self.begin()
-        self.home.pending.pop(self.rid, None)
+        message = decode_item(body.at, body.end - body.at) if op == ERROR else None
         read_expect(body, ARRAY, &fields)
+        if op == ERROR and fields == 5 and isinstance(message[2], str):
+            if message[2] in _ASK_ANOTHER and self.reachable_left():
+                return self.begin()
+        elif not ((self.op == GET and op == FOUND and fields == 6) or (self.op == PUT and op == WRITTEN and fields == 8)):
+            raise ValueError("no answer to the request")
+        self.home.pending.pop(self.rid, None)
         out.size = 0
         put_head(out, ARRAY, fields)
         put_uint(out, op)
@@ -726,10 +730,12 @@ cdef class Coordinator(Handler):
     cdef uint64_t tick_clock(self) except? 0:
         """Return a hybrid time above all earlier ones, here and in what was observed."""
         cdef uint64_t wall = <uint64_t>self.wall_ms << 16
+        cdef uint64_t ahead
         self.clock = wall if wall > self.clock else self.clock + 1
         if self.clock > self.clock_saved:
-            self.clock_saved = self.clock + (<uint64_t>CLOCK_AHEAD_MS << 16)
-            self.node.save_clock(self.clock_saved)
+            ahead = self.clock + (<uint64_t>CLOCK_AHEAD_MS << 16)
+            self.node.save_clock(ahead)     # may be refused: then it is not saved, and tried again
+            self.clock_saved = ahead
         return self.clock
 
     cdef int observe(self, uint64_t time) noexcept:

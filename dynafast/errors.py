@@ -120,6 +120,9 @@ class ConflictError(DynafastError):
         self.values = list(values)
 
 
+Conflict = ConflictError  # the short name
+
+
 _BY_CODE: dict[str, type[RequestError]] = {
     cls.code: cls
     for cls in (

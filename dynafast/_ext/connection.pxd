@@ -78,6 +78,7 @@ cdef class Connection:
     cdef readonly bint lost         # the transport is gone
     cdef readonly int outstanding   # requests of the other side that wait for an answer
     cdef public object peer         # of links and peers: the `Peer` at the other end
+    cdef bint _begun(self) noexcept
     cdef int touch(self) except -1
     cdef Py_ssize_t begin_message(self, int fields, int op, uint64_t id) except -1
     cdef int end_answer(self, Py_ssize_t start) except -1

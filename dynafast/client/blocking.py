@@ -412,5 +412,9 @@ class Client:
 
 
 def _resolve(host: str, port: int, flags: int) -> list[tuple[int, _SocketAddress]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    """Return the socket addresses of a host. Raises OSError, also for what can be no name at all."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, str(error)) from error
     return [(family, address) for family, _, _, _, address in found]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast.core import identity
 from dynafast.core.seats import Seat
-from dynafast.errors import DynafastError, PeerProtocolError
+from dynafast.errors import DynafastError, PeerProtocolError, StoreError
 from dynafast.protocol import Op, Status, is_uint
 from dynafast.storage.interface import Batch, Family
 
@@ -118,8 +118,12 @@ class Claims:
 
         def done(result: Any, error: DynafastError | None) -> None:
             self._asked.discard(owner)
-            if error is None:
+            if error is not None:
+                return
+            try:
                 self._take(result)
+            except StoreError as refused:  # asked again at the next tick: what was given to us stays ours
+                self._node.trace("store.refused", what="seats", error=str(refused))
 
         self._node.call(self._node.peers[owner], Op.CLAIM, [partitions], ANSWER_MS, done)
 

@@ -5,6 +5,7 @@ needed. While a peer or client does not take its output, nothing more is read fr
 May not: look into the bytes.
 """
 
+import math
 import socket
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import trio
 from dynafast._ext.connection import OUTPUT_HIGH, Connection
 
 READ_SIZE = 256 * 1024
-STALLED_S = 30.0  # an end that takes no output for so long is given up
+STALLED_S = 30.0  # an end that takes no output, or leaves a frame unfinished, for so long is given up
 
 
 class Transport:
@@ -97,7 +98,14 @@ class Transport:
 
     async def _read(self) -> None:
         while not self._connection.closing:
-            await trio.lowlevel.wait_readable(self._sock)
+            patience_s = STALLED_S if self._connection.unfinished else math.inf
+            with trio.move_on_after(patience_s) as patience:
+                await trio.lowlevel.wait_readable(self._sock)
+            if patience.cancelled_caught:
+                self._turn()
+                self._connection.give_up()
+                self._pump()
+                break
             try:
                 data = self._sock.recv(READ_SIZE)
             except BlockingIOError:

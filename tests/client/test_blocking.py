@@ -212,8 +212,9 @@ def test_names_are_resolved_and_their_addresses_tried_in_turn() -> None:
             assert client.get(b"k").value is None
 
 
-def test_name_that_nobody_knows_is_not_reached() -> None:
-    with Client("no-such-host.invalid:7411", timeout=3.0) as client, pytest.raises(NotReachedError):
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "a..b"])
+def test_name_that_nobody_knows_is_not_reached(host: str) -> None:
+    with Client(f"{host}:7411", timeout=3.0) as client, pytest.raises(NotReachedError):
         client.get(b"k")
 
 

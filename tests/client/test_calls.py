@@ -5,6 +5,7 @@ import pytest
 from dynafast import (
     BadContextError,
     BadRequestError,
+    Conflict,
     ConflictError,
     NotReachedError,
     OverloadedError,
@@ -53,8 +54,9 @@ def test_two_puts_without_context_leave_a_conflict_and_a_put_with_context_resolv
     assert world.put(value=b"b").context is None
     found = world.get()
     assert found.values == [b"a", b"b"]
-    with pytest.raises(ConflictError) as conflict:
+    with pytest.raises(Conflict) as conflict:
         _ = found.value
+    assert Conflict is ConflictError
     assert conflict.value.values == [b"a", b"b"]
     assert world.put(value=b"ab", context=found.context).live == 1
 

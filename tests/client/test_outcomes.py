@@ -1,10 +1,12 @@
 """Writes whose outcome is unknown: when they are sent again, when found done, when only the caller can decide."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 
 import pytest
 
-from dynafast import DynafastError, WriteUncertainError
+from dynafast import DynafastError, WriteUncertainError, lww
 from tests.client.fake import GET, PING, PUT, Fail, Twist, always, once
 from tests.client.test_calls import asked
 from tests.client.world import Door, World
@@ -181,4 +183,45 @@ def test_write_outcomes_are_told_truthfully_among_failing_nodes(block: int) -> N
             play(seed)
         except BaseException as error:
             error.add_note(f"replay: tests.client.test_outcomes.play({seed})")
+            raise
+
+
+def play_any(seed: int) -> None:
+    """One seed of `test_every_verb_ends_within_the_timeout_among_failing_nodes`."""
+    dice = Random(f"client/any verb/{seed}")
+    world = World(dice.randint(1, 4), timeout_s=dice.choice([0.2, 1.0, 5.0]))
+    twists = [None, *Twist, *(Fail(code) for code in ("stopping", "unavailable", "not-replica", "corrupt", "timeout"))]
+    twists += [Fail("uncertain", done=True), Fail("overloaded", {"retry_after_ms": dice.choice([1, 5000, 60_000])})]
+    calm = dice.random()
+    verbs: list[Callable[[], object]] = [
+        world.get,
+        world.put,
+        world.delete,
+        lambda: world.update(lambda old: (old or b"") + b"!", resolver=lww),
+        lambda: world.run(lambda call: call.status(at=dice.choice([None, *world.addresses]), config=False)),
+        lambda: world.run(lambda call: call.ring(b"k", at=dice.choice([None, *world.addresses]))),
+    ]
+
+    def rule(item: list) -> Twist | Fail | None:
+        return None if item[0] == PING or dice.random() < calm else dice.choice(twists)
+
+    for address in world.addresses:
+        world.nodes[address].rule = rule
+    for _ in range(6):
+        for address in world.addresses:
+            world.doors[address] = Door.OPEN if dice.random() < calm else dice.choice(list(Door))
+        start = world.now
+        with suppress(DynafastError):
+            dice.choice(verbs)()
+        assert world.now - start <= world.core.timeout_s + 0.001
+        world.settle(dice.choice([0.0, 0.5, 15.0]))
+
+
+def test_every_verb_ends_within_the_timeout_among_failing_nodes() -> None:
+    """Retries, pauses that a node asks for and the reads that settle an outcome included."""
+    for seed in range(500):
+        try:
+            play_any(seed)
+        except BaseException as error:
+            error.add_note(f"replay: tests.client.test_outcomes.play_any({seed})")
             raise

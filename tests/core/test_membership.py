@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from dynafast.core.membership import Entry, Membership
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
-from dynafast.errors import PeerProtocolError
+from dynafast.errors import PeerProtocolError, StoreBusyError
 from dynafast.protocol import Op, Status
+from dynafast.storage.interface import Batch
 from tests.core.harness import Cluster, Member, Pipe
 
 entries = st.builds(
@@ -125,6 +126,24 @@ def test_an_owner_that_crashes_after_giving_does_not_take_the_seat_back() -> Non
     cluster.restart(founder)
     cluster.settle()
     assert all(len(names) == 1 for names in owners(cluster).values())
+
+
+def test_a_joiner_whose_store_is_busy_when_its_seats_come_takes_them_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(1)
+    joiner = cluster.add("n1")
+    write = joiner.store.write
+    refused: list[Batch] = []
+
+    def busy(batch: Batch) -> int:
+        if len(refused) < 3 and any(joiner.node.own.id in key for _, key, _ in batch.ops):  # its own entry
+            refused.append(batch)
+            raise StoreBusyError("stall")
+        return write(batch)
+
+    monkeypatch.setattr(joiner.store, "write", busy)
+    cluster.settle()
+    assert len(refused) == 3
+    assert ("store.refused", {"what": "seats", "error": "stall"}) in joiner.events
 
 
 def test_a_partition_with_records_is_not_given_away() -> None:

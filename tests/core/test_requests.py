@@ -10,7 +10,7 @@ from dynafast._ext.clock import Record
 from dynafast._ext.coordinator import distinct_seats
 from dynafast.errors import StoreBusyError, StoreError
 from dynafast.protocol import Op
-from dynafast.storage.interface import object_key
+from dynafast.storage.interface import Batch, object_key
 from tests.core.harness import Cluster, Member, Pipe
 
 W1, W2, W3 = b"1" * 16, b"2" * 16, b"3" * 16
@@ -469,7 +469,26 @@ def test_time_follows_the_client_but_not_a_clock_far_ahead() -> None:
 def test_time_never_goes_back_over_a_crash() -> None:
     cluster = Cluster(1)
     member = cluster.members[0]
+    cluster.step()  # or the node would not know the time yet
     ahead = (member.node.coordinator.wall_ms + 30_000) << 16
+    before = cluster.client(0).ask(Op.PUT, b"k", b"a", None, W1, {"time": ahead})[2][2]
+    cluster.crash(member)
+    cluster.restart(member)
+    assert cluster.client(0).ask(Op.PUT, b"l", b"a", None, W2, {})[2][2] > before
+
+
+def test_time_never_goes_back_over_a_crash_when_its_saving_was_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(1)
+    member = cluster.members[0]
+    cluster.step()  # or the node would not know the time yet
+    ahead = (member.node.coordinator.wall_ms + 30_000) << 16
+
+    def refuse(batch: Batch) -> int:
+        raise StoreBusyError("stall")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(member.store, "write", refuse)
+        assert cluster.client(0).ask(Op.PUT, b"k", b"a", None, W1, {"time": ahead})[CODE] == "overloaded"
     before = cluster.client(0).ask(Op.PUT, b"k", b"a", None, W1, {"time": ahead})[2][2]
     cluster.crash(member)
     cluster.restart(member)

@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynafast._ext.codec import FrameReader
+from dynafast.core.membership import Entry
+from dynafast.core.seats import Seat
+from dynafast.core.seats import pack as pack_seats
 from dynafast.protocol import Op
 from tests.core.harness import Cluster, Pipe, framed
 
@@ -325,6 +329,64 @@ def test_malformed_entries_are_not_kept() -> None:
     cluster.kill(member)
     cluster.restart(member)
     cluster.settle()
+
+
+ANSWERS = [
+    [],
+    ["unavailable"],
+    [["unavailable"], "text", {}],
+    [{}, "text", {}],
+    [5, "text", {}],
+    [1, None],
+    [1, True, None],
+    [1, True, [[[1, 1, 1]], [[1, 1, 1, W1, b"v"]]]],
+    [300, None],
+    [[], b"", [2, 2, 2, 0, 2, 0], 0],
+    [{"entries": 5}],
+    [{"entries": [ENTRY | {"weight": 0}]}],
+    [{"want": [[]]}],
+    ["overloaded", "text", {}],
+]
+
+
+def linked(cluster: Cluster, *, seats: range) -> dict[Any, list[Any]]:
+    """Let the only node know peers that serve *seats*; return its ends of the connections, and what it has sent."""
+    member = cluster.members[0]
+    node = member.node
+    peers = [
+        ENTRY | {"id": bytes([65 + n]) * 8, "name": f"p{n}", "host": f"p{n}", "seats": pack_seats([Seat(0, n, 2)])}
+        for n in seats
+    ]
+    node.learn([Entry.from_wire(fields) for fields in peers])
+    sent: dict[Any, list[Any]] = {}
+    for fields in peers:
+        end = node.dial(fields["id"])
+        end.take()
+        sent[end] = []
+        member.ends[end] = lambda data, end=end: sent[end].extend(FrameReader().feed(data))
+        hello = {"version": 1, "role": "node", "cluster": cluster.facts.cluster, "node": fields["id"], "name": "p"}
+        end.feed(pack([0, 0, hello]))
+    return sent
+
+
+@pytest.mark.parametrize("seats", [range(3), range(1, 3)], ids=["relay", "coordinator"])
+@pytest.mark.parametrize("op", [Op.OK, Op.FOUND, Op.WRITTEN, Op.ERROR, Op.FETCHED, Op.STORED, Op.PART, 99])
+def test_malformed_answers_of_peers_break_neither_the_node_nor_its_requests(op: int, seats: range) -> None:
+    """Whatever the node asks gets such an answer; each request of a client is answered all the same."""
+    for answer in ANSWERS:
+        cluster = Cluster(1, partitions=1, replicas=3)
+        sent = linked(cluster, seats=seats)
+        client = cluster.client(0)
+        client.send([2, 1, b"k", {"timeout": 200}])
+        client.send([3, 2, b"k", b"v", None, W1, {"timeout": 200}])
+        for _ in range(60):
+            for end, requests in sent.items():
+                while requests:
+                    end.feed(pack([int(op), requests.pop(0)[1], *answer]))
+            cluster.pump(cluster.members[0])
+            cluster.step()
+        assert sorted(got[1] for got in client.answers()) == [1, 2], answer
+        assert client.ask(Op.PING)[0] == Op.OK
 
 
 @pytest.mark.parametrize(
