@@ -124,6 +124,15 @@ def test_frozen_node_delays_requests_and_fails_none(cluster: Cluster, client: Cl
     work(client, "pause after", 10)
 
 
+def await_unseen(cluster: Cluster, dead: list[str]) -> None:
+    """Wait until every live node knows of the deaths: before that a put may end with an unknown outcome."""
+    deadline = time.monotonic() + 10
+    for node in (node for node in cluster.nodes if node.name not in dead):
+        with Client(node.address) as there:
+            while any(row["alive"] for row in there.status()["members"] if row["name"] in dead):
+                assert time.monotonic() < deadline, f"{node.name} has not noticed"
+
+
 def test_two_of_three_replicas_dead_is_unavailable_fast(cluster: Cluster, client: Client) -> None:
     client.put(b"quorum", b"v")
     replicas = client.ring(b"quorum")["preference"][:3]
@@ -131,6 +140,7 @@ def test_two_of_three_replicas_dead_is_unavailable_fast(cluster: Cluster, client
     try:
         for node in dead:
             node.kill()
+        await_unseen(cluster, [node.name for node in dead])
         start = time.monotonic()
         with pytest.raises(UnavailableError) as caught:
             client.put(b"quorum", b"w")
