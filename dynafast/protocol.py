@@ -43,6 +43,11 @@ class Op(IntEnum):
     JOIN = 19
     CLAIM = 20
     EMPTY = 21
+    LEAVE = 30
+    REMOVE = 31
+    WEIGHT = 32
+    PLAN = 33
+    CHECK = 34
 
 
 class Status(StrEnum):

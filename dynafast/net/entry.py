@@ -47,6 +47,8 @@ async def begin(settings: Settings, store: Store, *, name: str, address: Address
         return _come_back(settings, store, known, address)
     if settings.node.join:
         return await _join(settings, store, name=name, address=address)
+    if settings.node.replace is not None:
+        raise ConfigError(f"replace needs a cluster to enter: give --join too, got {settings.node.replace!r}")
     return _create(settings, store, name=name, address=address)
 
 
@@ -122,6 +124,7 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
         "r": settings.cluster.r,
         "w": settings.cluster.w,
         "hash": HASH_NAME,
+        "replace": settings.node.replace,
     }
     problem = "no seed was asked"
     with trio.move_on_after(JOIN_PATIENCE_S):

@@ -126,7 +126,7 @@ class _Server:
         port = self._listener.getsockname()[1]
         address = self._settings.node.advertised(port)
         remembered = identity.load(self._store)
-        name = self._settings.node.name or default_name(socket.gethostname(), port)
+        name = self._settings.node.name or self._settings.node.replace or default_name(socket.gethostname(), port)
         start = await begin(self._settings, self._store, name=name, address=address)
         if start.created:
             print(f"created cluster {start.identity.facts.cluster.hex()}", flush=True)  # noqa: T201
