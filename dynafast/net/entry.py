@@ -17,7 +17,7 @@ from dynafast.core.membership import Entry
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import ConfigError, NotReachedError, PeerProtocolError, RefusedError, error_for
 from dynafast.limits import WIRE_VERSION
-from dynafast.protocol import HASH_NAME, Op, Status
+from dynafast.protocol import GONE, HASH_NAME, Op, Status
 from dynafast.storage.interface import Store
 
 JOIN_PATIENCE_S = 30.0
@@ -87,6 +87,10 @@ def _create(settings: Settings, store: Store, *, name: str, address: Address) ->
 def _come_back(settings: Settings, store: Store, known: Identity, address: Address) -> Start:
     entries = {entry.id: entry for entry in identity.load_entries(store)}
     last = entries[known.node]
+    if last.status in GONE:
+        raise RefusedError(
+            f"the node of this folder, {last.name}, has left its cluster for ever: use an empty folder", code="removed"
+        )
     facts = known.facts
     difference = settings.cluster.difference(
         ClusterConfig(partitions=facts.partitions, replicas=facts.replicas, r=facts.read_quorum, w=facts.write_quorum)
