@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from dynafast.errors import ConfigError
-from dynafast.limits import REPLICAS_MAX_COUNT
+from dynafast.limits import REPLICAS_MAX_COUNT, WEIGHT_MAX
 from dynafast.protocol import LABEL_MAX, is_label
 
 DEFAULT_PORT = 7411
 DURABILITIES = ("group", "interval")
 PARTITIONS_MAX_COUNT = 65_536
-WEIGHT_MAX = 10_000
 
 _HOST = re.compile(r"[^\s\[\]:/@]{1,255}")
 _HOST_V6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?")
@@ -138,6 +137,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "data": _folder,
     "listen": _open_address,
     "join": _addresses,
+    "replace": _label,
     "name": _label,
     "weight": _weight,
     "zone": _label,
@@ -232,6 +232,7 @@ class NodeConfig:
     data: Path
     listen: Address = DEFAULT_ADDRESS  # port 0: any free one
     join: tuple[Address, ...] = ()
+    replace: str | None = None  # the dead member whose place a new node takes, under its name unless it has another
     name: str | None = None
     weight: int = 1  # share of the data, relative to the other nodes
     zone: str = "default"

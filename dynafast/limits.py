@@ -9,4 +9,5 @@ RECORD_MAX = 64 * 1024 * 1024  # live values of one key together, for client wri
 VERSIONS_MAX_COUNT = 128  # live versions of one key, for client writes only
 REPLICAS_MAX_COUNT = 8  # N; seats of one partition are a bit set
 TIMEOUT_MAX_MS = 60_000
+WEIGHT_MAX = 10_000  # of a node, relative to the others
 WIRE_VERSION = 1

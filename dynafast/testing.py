@@ -71,9 +71,9 @@ class Node:
         folder: where its data and its log are.
     """
 
-    def __init__(self, cluster: "Cluster", name: str, options: Sequence[str]) -> None:
+    def __init__(self, cluster: "Cluster", name: str, options: Sequence[str], *, folder: str) -> None:
         self.name = name
-        self.folder = cluster.folder / name
+        self.folder = cluster.folder / folder
         self.address = ""
         self._cluster = cluster
         self._options = tuple(options)
@@ -160,6 +160,27 @@ class Node:
                 raise self._error(f"did not stop within {STOP_TIMEOUT_S:.0f} s") from None
         self._reap()
 
+    def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Return the exit status of a node that ends by itself, as one does that leaves the cluster.
+
+        Raises:
+            ClusterError: it was not started, or did not end in time; it still runs.
+        """
+        if self._process is None:
+            raise ClusterError(f"{self.name} was not started")
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"did not end within {timeout_s:.0f} s") from None
+        self._reap()
+        return status
+
+    def wipe(self) -> None:
+        """Lose the disk: the data of a node that does not run is gone. Raises ClusterError if it runs."""
+        if self.running:
+            raise ClusterError(f"{self.name} is running")
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+
     def kill(self) -> None:
         """End the node at once (SIGKILL), as a crash does."""
         self._signal(signal.SIGKILL)
@@ -222,7 +243,9 @@ class Cluster:
         self.nodes: list[Node] = []
         self.start_timeout_s = start_timeout_s
         self.command = COMMAND
-        self._count = nodes
+        self._size = nodes
+        self._count = 0  # of the nodes named so far
+        self._started: list[Node] = []  # with those that were replaced
         self._common = ["--durability", durability, *options]
         self._creation = ["--replicas", str(replicas), "--partitions", str(partitions)]
         for name, value in (("--r", r), ("--w", w)):
@@ -261,12 +284,45 @@ class Cluster:
         """Return a blocking client that knows all nodes; close it after use."""
         return Client(self.addresses, timeout=timeout, resolver=resolver)
 
-    def add_node(self, *options: str) -> Node:
-        """Start one more node, let it join, and return it when all running nodes see it up."""
-        node = self._new_node(options)
-        node.start()
+    def add_node(self, *options: str, replace: str | None = None) -> Node:
+        """Start one more node, let it join, and return it when all running nodes see it up.
+
+        *replace*: the name of a node that is dead for good. The new one, in an empty folder, takes its name and place,
+        here in `nodes` too.
+        """
+        node = self.launch_node(*options, replace=replace)
+        node.await_ready()
         self.wait_until_up()
         return node
+
+    def launch_node(self, *options: str, replace: str | None = None) -> Node:
+        """Start the process of one more node, as `add_node` does, without waiting for it."""
+        node = self._new_node(options, replace)
+        node.launch()
+        return node
+
+    def wait_until_clean(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Return the last `dynafast.Client.check` once it finds nothing amiss.
+
+        Raises:
+            ClusterError: it still does after *timeout_s* (None: as long as a start may take).
+        """
+        limit_s = self.start_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
+        found: object = None
+        with Client([node.address for node in self.nodes if node.running]) as client:
+            while True:
+                try:
+                    check = client.check()
+                except DynafastError as error:
+                    found = error
+                else:
+                    found = check
+                    if not (check["divergent"] or check["unreachable"] or check["hints"]):
+                        return check
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"the cluster was not clean within {limit_s:.0f} s: {found}")
+                time.sleep(POLL_S)
 
     def wait_until_up(self) -> None:
         """Return when every running node sees all running nodes up, and the same owners of all keys.
@@ -321,28 +377,42 @@ class Cluster:
                 start_new_session=True,
             )
         self._new_node(self._creation).start()
-        others = [self._new_node(()) for _ in range(self._count - 1)]
+        others = [self._new_node(()) for _ in range(self._size - 1)]
         for node in others:
             node.launch()
         for node in others:
             node.await_ready()
         self.wait_until_up()
 
-    def _new_node(self, options: Sequence[str]) -> Node:
+    def _new_node(self, options: Sequence[str], replace: str | None = None) -> Node:
+        self._count += 1
+        name = folder = f"n{self._count}"
+        if replace is not None:
+            self.nodes.remove(self._dead(replace))
+            name, folder = replace, f"{replace}-{self._count}"
+            options = [*options, "--replace", replace]
         seeds = [part for node in self.nodes if node.address for part in ("--join", node.address)]
-        node = Node(self, f"n{len(self.nodes) + 1}", [*self._common, *options, *seeds])
+        node = Node(self, name, [*self._common, *options, *seeds], folder=folder)
         self.nodes.append(node)
+        self._started.append(node)
+        return node
+
+    def _dead(self, name: str) -> Node:
+        """Return the node of that name, which must not run."""
+        node = next((node for node in self.nodes if node.name == name), None)
+        if node is None or node.running:
+            raise ClusterError(f"{name} cannot be replaced: it {'is no node' if node is None else 'is running'}")
         return node
 
     def _end(self) -> None:
-        for node in self.nodes:
+        for node in self._started:
             node.kill()
         if self._reaper is not None and self._reaper.stdin is not None:
             self._reaper.stdin.close()
             self._reaper.wait()
         if self._folder is not None and self._kept is None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self.nodes, self._folder, self._reaper = [], None, None
+        self.nodes, self._started, self._count, self._folder, self._reaper = [], [], 0, None, None
 
 
 @contextlib.contextmanager

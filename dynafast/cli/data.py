@@ -1,12 +1,14 @@
 """``dynafast put``, ``get`` and ``delete``: one request each, on the blocking client."""
 
 import base64
+from typing import Any
 
 import click
 
 from dynafast import GetResult, PutResult
 from dynafast.cli.main import Exit
 from dynafast.cli.options import (
+    Function,
     context_text,
     json_option,
     key_argument,
@@ -20,26 +22,42 @@ from dynafast.limits import REPLICAS_MAX_COUNT
 
 _QUORUM = click.IntRange(1, REPLICAS_MAX_COUNT)
 _context_option = click.option("--context", metavar="C", help="What was read: just that is replaced.")
+_sloppy_option = click.option(
+    "--sloppy/--no-sloppy", default=None, help="Whether fallbacks may stand in for primaries. Default: yes."
+)
+
+
+def _write_options(command: Function) -> Function:
+    """Give a write the options that say how many replicas of which kind must have it."""
+    options = (
+        click.option("--w", type=_QUORUM, help="Replicas that must have it. Default: the cluster's."),
+        click.option("--pw", type=_QUORUM, help="Of these, primaries: nodes that serve the key."),
+        click.option("--dw", type=_QUORUM, help="Replicas that must have it synced to disk."),
+        _sloppy_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command()
 @key_argument
 @click.argument("value", metavar="VALUE|-|@FILE")
 @_context_option
-@click.option("--w", type=_QUORUM, help="Replicas that must have it. Default: the cluster's.")
+@_write_options
 @click.option("--overwrite", is_flag=True, help="Replace whatever is there, unseen.")
 @json_option
-@node_options
+@node_options()
 def put(
     *,
     key: bytes,
     value: str,
     context: str | None,
-    w: int | None,
     overwrite: bool,
     as_json: bool,
     at: str,
     timeout: float,
+    **needs: Any,
 ) -> None:
     """Store VALUE under KEY; - reads it from stdin, @FILE from a file.
 
@@ -49,7 +67,7 @@ def put(
         raise click.UsageError("--overwrite replaces everything and --context just what was read: give one of them")
     seen, data = parse_context(context), read_value(value)
     with open_client(at, timeout) as client:
-        written = client.put(key, data, context=seen, w=w, overwrite=overwrite)
+        written = client.put(key, data, context=seen, overwrite=overwrite, **needs)
     if as_json:
         print_json(_written_object(written))
     if written.live > 1:
@@ -59,16 +77,18 @@ def put(
 @click.command()
 @key_argument
 @click.option("--r", type=_QUORUM, help="Replicas that must answer. Default: the cluster's.")
+@click.option("--pr", type=_QUORUM, help="Of these, primaries: nodes that serve the key.")
+@_sloppy_option
 @json_option
-@node_options
+@node_options()
 @click.pass_context
-def get(ctx: click.Context, *, key: bytes, r: int | None, as_json: bool, at: str, timeout: float) -> None:
+def get(ctx: click.Context, /, *, key: bytes, as_json: bool, at: str, timeout: float, **needs: Any) -> None:
     """Write the value of KEY to stdout, byte for byte.
 
     Nothing is written when KEY is not found (exit status 1) or has several versions (3); --json shows them.
     """
     with open_client(at, timeout) as client:
-        found = client.get(key, r=r)
+        found = client.get(key, **needs)
     count = len(found.versions)
     if as_json:
         print_json(_found_object(found))
@@ -84,16 +104,17 @@ def get(ctx: click.Context, *, key: bytes, r: int | None, as_json: bool, at: str
 @click.command()
 @key_argument
 @_context_option
+@_write_options
 @json_option
-@node_options
-def delete(*, key: bytes, context: str | None, as_json: bool, at: str, timeout: float) -> None:
+@node_options()
+def delete(*, key: bytes, context: str | None, as_json: bool, at: str, timeout: float, **needs: Any) -> None:
     """Delete KEY. Without a context: what is there now; with one: just what was read.
 
     A KEY that is not there is no error.
     """
     seen = parse_context(context)
     with open_client(at, timeout) as client:
-        written = client.delete(key, context=seen)
+        written = client.delete(key, context=seen, **needs)
     if as_json:
         print_json({"deleted": written is not None, **({} if written is None else _written_object(written))})
 

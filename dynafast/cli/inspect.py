@@ -1,5 +1,7 @@
 """``dynafast status`` and ``ring``: what a node knows about its cluster. They change nothing."""
 
+from typing import Any
+
 import click
 
 from dynafast.cli.options import json_option, key_argument, node_options, open_client
@@ -17,12 +19,16 @@ _MEMBER_FIELDS = (
     "keys",
     "bytes",
 )
+_WORK = {
+    "hints": ("target", "count", "bytes", "reason"),
+    "transfers": ("partition", "from", "progress", "waiting"),
+}
 
 
 @click.command()
 @click.option("--config", is_flag=True, help="Every setting of the node, its value and where it came from.")
 @json_option
-@node_options
+@node_options()
 def status(*, config: bool, as_json: bool, at: str, timeout: float) -> None:
     """Show the cluster and its members, as one node sees them."""
     with open_client(at, timeout) as client:
@@ -35,12 +41,13 @@ def status(*, config: bool, as_json: bool, at: str, timeout: float) -> None:
     else:
         click.echo("cluster " + "  ".join(f"{name}={cell(value)}" for name, value in found["cluster"].items()))
         print_table(_MEMBER_FIELDS, [[cell(member[name]) for name in _MEMBER_FIELDS] for member in found["members"]])
+        _show_work(found)
 
 
 @click.command()
 @key_argument
 @json_option
-@node_options
+@node_options()
 def ring(*, key: bytes, as_json: bool, at: str, timeout: float) -> None:
     """Show the position and partition of KEY, and its nodes in order of preference."""
     with open_client(at, timeout) as client:
@@ -51,3 +58,15 @@ def ring(*, key: bytes, as_json: bool, at: str, timeout: float) -> None:
         click.echo(f"position   {found['position']:#018x}")
         click.echo(f"partition  {found['partition']}")
         click.echo(f"preference {' '.join(found['preference'])}")
+
+
+def _show_work(status: dict[str, Any]) -> None:
+    """Show what the node is about: hints that wait, partitions on their way, replicas that differ."""
+    for name, fields in _WORK.items():
+        rows = [[*(item[field] for field in fields[:-1]), cell(item[fields[-1]])] for item in status.get(name, ())]
+        if rows:
+            click.echo("")
+            print_table([f"{name}: {fields[0]}", *fields[1:]], rows)
+    if status.get("differ"):
+        click.echo("")
+        click.echo(f"partitions whose replicas differ: {cell(status['differ'])}")

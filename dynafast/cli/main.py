@@ -15,6 +15,7 @@ from typing import cast
 import click
 
 from dynafast import __version__
+from dynafast.cli.output import JSON, print_json
 from dynafast.errors import (
     ConfigError,
     ConflictError,
@@ -53,6 +54,11 @@ _COMMANDS = {
     "delete": "data",
     "status": "inspect",
     "ring": "inspect",
+    "leave": "members",
+    "remove": "members",
+    "weight": "members",
+    "plan": "members",
+    "check": "members",
     "demo": "demo",
 }
 
@@ -103,6 +109,14 @@ def _one_line(error: DynafastError) -> str:
     return text
 
 
+def _error_object(error: DynafastError) -> dict[str, object]:
+    """Return what a command with ``--json`` prints instead of its result."""
+    if isinstance(error, RequestError):
+        return {"code": error.code, "message": str(error), "details": error.details}
+    code = {Exit.NOT_REACHED: "not-reached", Exit.USAGE: "usage"}.get(exit_status(error), "error")
+    return {"code": code, "message": str(error), "details": {}}
+
+
 def _complain(text: str, status: Exit) -> int:
     click.echo(f"dynafast: {' '.join(text.split())}", err=True)
     return status
@@ -131,7 +145,12 @@ def _run(argv: list[str]) -> int:
     """Run a subcommand and return its status; `click.Group.main` would hide a closed pipe."""
     try:
         with cli.make_context("dynafast", argv) as ctx:
-            cli.invoke(ctx)
+            try:
+                cli.invoke(ctx)
+            except DynafastError as error:
+                if ctx.meta.get(JSON):
+                    print_json({"error": _error_object(error)})
+                raise
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     finally:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import click
 
 from dynafast import Client
+from dynafast.cli.output import JSON
 from dynafast.config import DEFAULT_ADDRESS, parse_address
 from dynafast.errors import BadContextError, TooLargeError
 from dynafast.limits import TIMEOUT_MAX_MS, VALUE_MAX
@@ -37,11 +38,20 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
 
 
 key_argument = click.argument("key", type=_Bytes())
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-def node_options(command: Function) -> Function:
-    """Give *command* the options ``--at`` and ``--timeout``."""
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click calls it so
+    ctx.meta[JSON] = value
+    return value
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_remember_json, help="Print one JSON object, of an error too."
+)
+
+
+def node_options(*, timeout_s: float = 5.0) -> Callable[[Function], Function]:
+    """Give a command the options ``--at`` and ``--timeout``, whose default is *timeout_s*."""
     at = click.option(
         "--at",
         metavar="HOST:PORT",
@@ -55,11 +65,11 @@ def node_options(command: Function) -> Function:
         metavar="SECONDS",
         type=click.FloatRange(0, TIMEOUT_MAX_S, min_open=True),
         callback=_finite,
-        default=5.0,
+        default=timeout_s,
         show_default=True,
         help=f"Answer or give up within this time, at most {TIMEOUT_MAX_S}.",
     )
-    return at(timeout(command))
+    return lambda command: at(timeout(command))
 
 
 def open_client(at: str, timeout: float) -> Client:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+JSON = "dynafast.json"  # in the context of click: whether the command was given --json
 RULES_PER_COLUMN = 3  # a blank on each side of a cell, and what stands between two columns
 
 
@@ -17,8 +18,8 @@ def write_bytes(data: bytes) -> None:
 
 
 def print_json(item: object) -> None:
-    """Print *item* as one JSON object: indented on a terminal, else one line."""
-    click.echo(json.dumps(item, indent=2 if sys.stdout.isatty() else None))
+    """Print *item* as one JSON object: indented on a terminal, else one line. Bytes become hex."""
+    click.echo(json.dumps(item, indent=2 if sys.stdout.isatty() else None, default=bytes.hex))
 
 
 def cell(value: object) -> str:

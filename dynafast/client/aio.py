@@ -85,9 +85,21 @@ class AsyncClient:
 
     # ---- the verbs
 
-    async def get(self, key: bytes, *, r: int | None = None) -> GetResult:
-        """Return what *r* replicas know of the key (None: as the cluster has it)."""
-        return await self._run(lambda call: call.get(key, r=r))
+    async def get(
+        self,
+        key: bytes,
+        *,
+        r: int | None = None,
+        pr: int | None = None,
+        timeout: float | None = None,
+        sloppy: bool | None = None,
+    ) -> GetResult:
+        """Return what *r* replicas know of the key (None: as the cluster has it).
+
+        *pr*: how many of them must be primaries, which serve the key. *timeout*: seconds for this call; None: the
+        client's. *sloppy*: whether fallbacks may stand in for primaries (None: yes).
+        """
+        return await self._run(lambda call: call.get(key, r=r, pr=pr, timeout=timeout, sloppy=sloppy))
 
     async def put(
         self,
@@ -96,19 +108,51 @@ class AsyncClient:
         *,
         context: bytes | None = None,
         w: int | None = None,
+        pw: int | None = None,
+        dw: int | None = None,
+        timeout: float | None = None,
+        sloppy: bool | None = None,
         overwrite: bool = False,
     ) -> PutResult:
         """Write a value; with the *context* of a read it replaces what that read found.
 
-        Without a context it stands beside what is there. *overwrite*: it replaces whatever is there, and
-        among concurrent overwrites the last one wins. *w*: replicas that must have it (None: as the cluster
-        has it).
+        Without a context it stands beside what is there. *overwrite*: it replaces whatever is there, and among
+        concurrent overwrites the last one wins. *w*: replicas that must have it (None: as the cluster has it); *pw*:
+        how many of them must be primaries; *dw*: how many must have it synced to disk. *timeout*, *sloppy*: as for
+        `get`.
         """
-        return await self._run(lambda call: call.put(key, value, context=context, w=w, overwrite=overwrite))
+        return await self._run(
+            lambda call: call.put(
+                key,
+                value,
+                context=context,
+                w=w,
+                pw=pw,
+                dw=dw,
+                timeout=timeout,
+                sloppy=sloppy,
+                overwrite=overwrite,
+            )
+        )
 
-    async def delete(self, key: bytes, *, context: bytes | None = None) -> PutResult | None:
-        """Delete what *context* covers; without one, what is there. None: there was nothing."""
-        return await self._run(lambda call: call.delete(key, context=context))
+    async def delete(
+        self,
+        key: bytes,
+        *,
+        context: bytes | None = None,
+        w: int | None = None,
+        pw: int | None = None,
+        dw: int | None = None,
+        timeout: float | None = None,
+        sloppy: bool | None = None,
+    ) -> PutResult | None:
+        """Delete what *context* covers; without one, what is there. None: there was nothing.
+
+        The options are those of `put`.
+        """
+        return await self._run(
+            lambda call: call.delete(key, context=context, w=w, pw=pw, dw=dw, timeout=timeout, sloppy=sloppy)
+        )
 
     async def update(self, key: bytes, function: Callable[[bytes | None], bytes]) -> PutResult:
         """Write what *function* makes of the present value (None: there is none), replacing what was read.
@@ -125,6 +169,44 @@ class AsyncClient:
     async def ring(self, key: bytes | None = None, *, at: str | None = None) -> dict[str, Any]:
         """Return where *key* belongs, or without one the whole ring, as one node sees it."""
         return await self._run(lambda call: call.ring(key, at=at))
+
+    # ---- the members
+
+    async def leave(self, name: str) -> dict[str, Any]:
+        """Tell the member *name* to hand over what it has and go; its process ends when that is done.
+
+        Like `remove` and `weight` this returns when the change is accepted, and raises `RefusedError` with the reason
+        when it is not. The work goes on behind: `check` tells when it is done.
+        """
+        return await self._run(lambda call: call.leave(name))
+
+    async def remove(self, name: str, *, accept_loss: bool = False) -> dict[str, Any]:
+        """Take the member *name*, which is dead, out of the cluster for ever; others take over what it served.
+
+        *accept_loss*: also if no copy of some partitions is left. The result lists them under "lost".
+        """
+        return await self._run(lambda call: call.remove(name, accept_loss=accept_loss))
+
+    async def weight(self, name: str, weight: int) -> dict[str, Any]:
+        """Give the member *name* another share of the data, relative to the other members."""
+        return await self._run(lambda call: call.weight(name, weight))
+
+    async def plan(
+        self, change: str, *, name: str | None = None, weight: int | None = None, at: str | None = None
+    ) -> dict[str, Any]:
+        """Return what a change would move, and between whom; nothing is done.
+
+        *change*: "join" (of a node with that *weight*), "leave" or "remove" (of the member *name*), or "weight".
+        """
+        return await self._run(lambda call: call.plan(change, name=name, weight=weight, at=at))
+
+    async def check(self, *, at: str | None = None, timeout: float | None = None) -> dict[str, Any]:
+        """Compare the replicas of every partition.
+
+        Under "divergent" are the partitions whose replicas differ or lack one, under "unreachable" the members that
+        did not answer, under "hints" how many writes wait for their node. All is well when these are empty and 0.
+        """
+        return await self._run(lambda call: call.check(at=at, timeout=timeout))
 
     # ---- one call
 

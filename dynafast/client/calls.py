@@ -14,10 +14,10 @@ has read and deleted meanwhile.
 May not: touch a socket, a clock or a random source; wait.
 """
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Mapping
 from typing import Any, NamedTuple
 
-from dynafast.client.core import PATIENCE_MAX_S, PATIENCE_MIN_S, Core
+from dynafast.client.core import PATIENCE_MAX_S, PATIENCE_MIN_S, Core, check_timeout
 from dynafast.client.link import Ticket
 from dynafast.client.messages import Answer, Done, Failed, Found, Request, Written
 from dynafast.client.results import GetResult, PutResult, Resolver
@@ -33,8 +33,8 @@ from dynafast.errors import (
     TooLargeError,
     WriteUncertainError,
 )
-from dynafast.limits import KEY_MAX, REPLICAS_MAX_COUNT, VALUE_MAX
-from dynafast.protocol import Op
+from dynafast.limits import KEY_MAX, REPLICAS_MAX_COUNT, VALUE_MAX, WEIGHT_MAX
+from dynafast.protocol import Op, is_label
 
 FINAL = frozenset({"bad-request", "bad-context", "too-large", "too-many-versions", "unknown-op"})
 UNKNOWN = frozenset({"timeout", "uncertain"})
@@ -44,6 +44,8 @@ UNAVAILABLE_ASKS = 4  # other nodes asked after one has said that the quorum can
 UNKNOWN_TRIES = 4  # times a put of unknown outcome is sent again
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 0.5
+CHECK_S = 12.0  # a node takes up to 10 s to compare all replicas
+CHANGES = ("join", "leave", "remove", "weight")  # what a plan can be made for
 
 
 class Wait(NamedTuple):
@@ -92,40 +94,70 @@ class Call:
 
     # ---- the verbs
 
-    def get(self, key: bytes, *, r: int | None) -> Generator[Step, Any, GetResult]:
+    def get(
+        self,
+        key: bytes,
+        *,
+        r: int | None = None,
+        pr: int | None = None,
+        timeout: float | None = None,
+        sloppy: bool | None = None,
+    ) -> Generator[Step, Any, GetResult]:
         """Read a key."""
         check_key(key)
-        request = Request(Op.GET, (key,), {} if r is None else {"r": check_count("r", r)}, timed=True)
+        request = Request(Op.GET, (key,), _options({"r": r, "pr": pr}, sloppy), timed=True)
+        self._take(timeout)
         found = yield from self._found(key, request)
         return GetResult(versions=found.versions, context=found.context, receipt=found.receipt, resolver=self._resolver)
 
     def put(
-        self, key: bytes, value: bytes, *, context: bytes | None, w: int | None, overwrite: bool
+        self,
+        key: bytes,
+        value: bytes,
+        *,
+        context: bytes | None = None,
+        w: int | None = None,
+        pw: int | None = None,
+        dw: int | None = None,
+        timeout: float | None = None,
+        sloppy: bool | None = None,
+        overwrite: bool = False,
     ) -> Generator[Step, Any, PutResult]:
         """Write a key once, however often it is sent."""
         check_value(value)
-        options: dict[str, object] = {}
-        if w is not None:
-            options["w"] = check_count("w", w)
+        options = _options({"w": w, "pw": pw, "dw": dw}, sloppy)
         if overwrite:
             options["overwrite"] = True
+        self._take(timeout)
         return (yield from self._write(key, value, context, options))
 
-    def delete(self, key: bytes, *, context: bytes | None) -> Generator[Step, Any, PutResult | None]:
+    def delete(
+        self,
+        key: bytes,
+        *,
+        context: bytes | None = None,
+        w: int | None = None,
+        pw: int | None = None,
+        dw: int | None = None,
+        timeout: float | None = None,
+        sloppy: bool | None = None,
+    ) -> Generator[Step, Any, PutResult | None]:
         """Delete what *context* covers; without one, what a read finds. None: there was nothing to delete."""
+        options = _options({"w": w, "pw": pw, "dw": dw}, sloppy)
+        self._take(timeout)
         if context is None:
-            found = yield from self.get(key, r=None)
+            found = yield from self.get(key, sloppy=sloppy)
             if not found.found or found.context is None:
                 return None
             context = found.context
-        return (yield from self._write(key, None, context, {}))
+        return (yield from self._write(key, None, context, options))
 
     def update(self, key: bytes, function: Callable[[bytes | None], bytes]) -> Generator[Step, Any, PutResult]:
         """Read, resolve, let *function* make the new value, write it with the context of the read."""
         unknown: WriteUncertainError | None = None
         for _ in range(UNKNOWN_TRIES):
             try:
-                found = yield from self.get(key, r=None)
+                found = yield from self.get(key)
                 value = yield Run(_resolved, found)
             except DynafastError as error:
                 if unknown is not None:
@@ -135,7 +167,7 @@ class Call:
             if not isinstance(new, bytes):
                 raise TypeError(f"the function of an update must return bytes, not {type(new).__name__}")
             try:
-                return (yield from self.put(key, new, context=found.context, w=None, overwrite=False))
+                return (yield from self.put(key, new, context=found.context))
             except WriteUncertainError as error:
                 unknown = error
                 if self._core.clock() >= self._deadline:
@@ -151,6 +183,38 @@ class Call:
     def status(self, *, at: str | None, config: bool) -> Generator[Step, Any, dict[str, Any]]:
         """Return the status of the cluster as the node *at* that address sees it, or any node."""
         return (yield from self._done(at, Request(Op.STATUS, (), {"config": True} if config else {})))
+
+    def leave(self, name: str) -> Generator[Step, Any, dict[str, Any]]:
+        """Tell a member to hand over what it has and go."""
+        return (yield from self._changed(Request(Op.LEAVE, (check_name(name),))))
+
+    def remove(self, name: str, *, accept_loss: bool = False) -> Generator[Step, Any, dict[str, Any]]:
+        """Take a dead member out of the cluster for ever."""
+        if not isinstance(accept_loss, bool):
+            raise TypeError(f"accept_loss must be a boolean, not {type(accept_loss).__name__}")
+        return (yield from self._changed(Request(Op.REMOVE, (check_name(name), accept_loss))))
+
+    def weight(self, name: str, weight: int) -> Generator[Step, Any, dict[str, Any]]:
+        """Change the share of a member."""
+        return (yield from self._changed(Request(Op.WEIGHT, (check_name(name), check_weight(weight)))))
+
+    def plan(
+        self, change: str, *, name: str | None, weight: int | None, at: str | None
+    ) -> Generator[Step, Any, dict[str, Any]]:
+        """Return what a change would move."""
+        if change not in CHANGES:
+            raise BadRequestError(f"a plan is for one of {', '.join(CHANGES)}, got {change!r}")
+        wish: dict[str, object] = {"change": change}
+        if change != "join":
+            wish["name"] = check_name(name)
+        if change in ("join", "weight"):
+            wish["weight"] = check_weight(weight)
+        return (yield from self._done(at, Request(Op.PLAN, (wish,)), passing=PASSING))
+
+    def check(self, *, at: str | None, timeout: float | None) -> Generator[Step, Any, dict[str, Any]]:
+        """Compare the replicas of every partition."""
+        self._take(max(self._core.timeout_s, CHECK_S) if timeout is None else timeout)
+        return (yield from self._done(at, Request(Op.CHECK)))
 
     # ---- a write and its outcome
 
@@ -202,20 +266,38 @@ class Call:
             dot=(actor, counter), time=time, live=answer.live, context=answer.context, receipt=answer.receipt
         )
 
-    def _done(self, at: str | None, request: Request) -> Generator[Step, Any, dict[str, Any]]:
-        answer = yield from self._ask_around(None, request, repeat=True, only=at)
+    def _done(
+        self, at: str | None, request: Request, *, passing: frozenset[str] | None = None
+    ) -> Generator[Step, Any, dict[str, Any]]:
+        answer = yield from self._ask_around(None, request, repeat=True, only=at, passing=passing)
         if not isinstance(answer, Done) or not isinstance(answer.result, dict):
             raise PeerProtocolError("a request was not answered with OK and a map")
         return answer.result
 
+    def _changed(self, request: Request) -> Generator[Step, Any, dict[str, Any]]:
+        """Ask for a change of the members: what one node refuses, another would refuse too."""
+        return (yield from self._done(None, request, passing=PASSING))
+
     # ---- asking
 
+    def _take(self, timeout: float | None) -> None:
+        """Take *timeout* seconds for this call, retries included; None: as the client has it."""
+        if timeout is not None:
+            self._deadline = self._core.clock() + check_timeout(timeout)
+
     def _ask_around(
-        self, key: bytes | None, request: Request, *, repeat: bool, only: str | None = None
+        self,
+        key: bytes | None,
+        request: Request,
+        *,
+        repeat: bool,
+        only: str | None = None,
+        passing: frozenset[str] | None = None,
     ) -> Generator[Step, Any, Answer]:
         """Ask nodes until one answers.
 
-        *repeat*: asking again elsewhere does no harm. *only*: ask no other node.
+        *repeat*: asking again elsewhere does no harm. *only*: ask no other node. *passing*: the codes that another
+        node may not answer; None: all but the final ones.
 
         Raises:
             _NoAnswer: not *repeat*, and the outcome is unknown.
@@ -250,7 +332,7 @@ class Call:
                 if not isinstance(answer, Failed):
                     return answer
                 failure = answer.error
-                if failure.code in FINAL:
+                if failure.code in FINAL or (passing is not None and failure.code not in passing):
                     raise failure
                 if failure.code in UNKNOWN and not repeat:
                     raise _NoAnswer(failure)
@@ -352,13 +434,39 @@ def check_value(value: object) -> None:
         raise TooLargeError(f"the value must have at most {VALUE_MAX} bytes, got {len(value)}")
 
 
-def check_count(name: str, count: int) -> int:
-    """Return *count*, a number of replicas."""
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an integer, not {type(count).__name__}")
-    if not 1 <= count <= REPLICAS_MAX_COUNT:
-        raise BadRequestError(f"{name} must be in 1..{REPLICAS_MAX_COUNT}, got {count}")
-    return count
+def check_integer(name: str, number: object, most: int) -> int:
+    """Return *number*, which must be in 1..*most*."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{name} must be an integer, not {type(number).__name__}")
+    if not 1 <= number <= most:
+        raise BadRequestError(f"{name} must be in 1..{most}, got {number}")
+    return number
+
+
+def check_weight(weight: object) -> int:
+    """Return *weight*, the share of a member."""
+    return check_integer("weight", weight, WEIGHT_MAX)
+
+
+def check_name(name: object) -> str:
+    """Return *name*, that of a member."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a node must be a string, not {type(name).__name__}")
+    if not is_label(name):
+        raise BadRequestError(f"{name!r} cannot be the name of a node")
+    return name
+
+
+def _options(counts: Mapping[str, int | None], sloppy: bool | None) -> dict[str, object]:  # noqa: FBT001 - a value that is passed on
+    """Return those request options that were given."""
+    options: dict[str, object] = {
+        name: check_integer(name, count, REPLICAS_MAX_COUNT) for name, count in counts.items() if count is not None
+    }
+    if sloppy is not None:
+        if not isinstance(sloppy, bool):
+            raise TypeError(f"sloppy must be a boolean, not {type(sloppy).__name__}")
+        options["sloppy"] = sloppy
+    return options
 
 
 def check_context(context: object) -> None:

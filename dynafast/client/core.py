@@ -98,9 +98,7 @@ class Core:
             raise ConfigError("addresses must name at least one node, as HOST:PORT")
         for address in self.seeds:
             split_address(address)
-        if not 0 < timeout_s <= TIMEOUT_MAX_MS / 1000:
-            raise ConfigError(f"timeout must be in (0, {TIMEOUT_MAX_MS // 1000}] seconds, got {timeout_s!r}")
-        self.timeout_s = timeout_s
+        self.timeout_s = check_timeout(timeout_s)
         self.clock = clock
         self.random = random
         self.ring: RingMap | None = None
@@ -282,6 +280,9 @@ class Core:
             return  # the old map still serves, any node takes any request; asked again after a pause
         self._ring_stale = False
         self._ring_read_at = self.clock()
+        known = {*self.ring.addresses, *self.seeds}
+        for address in [address for address in self._health if address not in known]:
+            del self._health[address]  # it has left the cluster, and nothing is asked there any more
 
     def _by_preference(self, key: bytes | None) -> Iterator[str]:
         ring = self.ring
@@ -321,6 +322,13 @@ class Core:
         pause_s = min(BACKOFF_MIN_S * 2.0 ** min(health.failures, 8), BACKOFF_MAX_S)
         health.failures += 1
         health.avoid_until = self.clock() + pause_s * self.random.uniform(0.5, 1.0)
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Return *timeout_s*, the time of one call. Raises ConfigError."""
+    if not 0 < timeout_s <= TIMEOUT_MAX_MS / 1000:
+        raise ConfigError(f"timeout must be in (0, {TIMEOUT_MAX_MS // 1000}] seconds, got {timeout_s!r}")
+    return timeout_s
 
 
 def split_address(address: str) -> tuple[str, int]:

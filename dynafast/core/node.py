@@ -8,6 +8,7 @@ A shell (trio, or a simulator) owns sockets, clocks, threads and signals, and do
 3. `tick` at least every 50 ms.
 4. When `flush_wanted`: sync the store in a thread, then `flushed` with the number it returned. A failed sync is a
    crash: stop, and answer nothing that waits.
+5. When `ended` is set: drain and stop for good.
 
 May not: touch a socket, a clock, a file or a random source.
 """

@@ -17,7 +17,7 @@ from dynafast.core.membership import Entry
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import ConfigError, NotReachedError, PeerProtocolError, RefusedError, error_for
 from dynafast.limits import WIRE_VERSION
-from dynafast.protocol import HASH_NAME, Op, Status
+from dynafast.protocol import GONE, HASH_NAME, Op, Status
 from dynafast.storage.interface import Store
 
 JOIN_PATIENCE_S = 30.0
@@ -47,6 +47,8 @@ async def begin(settings: Settings, store: Store, *, name: str, address: Address
         return _come_back(settings, store, known, address)
     if settings.node.join:
         return await _join(settings, store, name=name, address=address)
+    if settings.node.replace is not None:
+        raise ConfigError(f"replace needs a cluster to enter: give --join too, got {settings.node.replace!r}")
     return _create(settings, store, name=name, address=address)
 
 
@@ -85,6 +87,10 @@ def _create(settings: Settings, store: Store, *, name: str, address: Address) ->
 def _come_back(settings: Settings, store: Store, known: Identity, address: Address) -> Start:
     entries = {entry.id: entry for entry in identity.load_entries(store)}
     last = entries[known.node]
+    if last.status in GONE:
+        raise RefusedError(
+            f"the node of this folder, {last.name}, has left its cluster for ever: use an empty folder", code="removed"
+        )
     facts = known.facts
     difference = settings.cluster.difference(
         ClusterConfig(partitions=facts.partitions, replicas=facts.replicas, r=facts.read_quorum, w=facts.write_quorum)
@@ -122,6 +128,7 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
         "r": settings.cluster.r,
         "w": settings.cluster.w,
         "hash": HASH_NAME,
+        "replace": settings.node.replace,
     }
     problem = "no seed was asked"
     with trio.move_on_after(JOIN_PATIENCE_S):

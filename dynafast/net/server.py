@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 import trio
@@ -22,7 +22,7 @@ from dynafast._ext.connection import Connection
 from dynafast.config import Address, ClusterConfig, Settings, default_name, parse_address
 from dynafast.core import identity
 from dynafast.core.node import Node
-from dynafast.errors import ConfigError, DynafastError
+from dynafast.errors import ConfigError, DynafastError, RefusedError
 from dynafast.net.entry import Start, begin
 from dynafast.net.transport import Transport
 from dynafast.protocol import Status
@@ -38,25 +38,34 @@ DRAIN_S = 5.0
 READY_S = 10.0  # a node that has not got all its seats by then serves nevertheless
 BACKLOG = 1024
 
+# Why the node stopped by itself, unless it has left in good order -> code and sentence.
+_ENDS = {
+    "removed": ("removed", "this node was removed from its cluster, and others serve what it held"),
+    "stale": ("stale-generation", "the cluster has seen a newer start of this node, so this folder is an old copy"),
+}
+
 log = structlog.get_logger("dynafast")
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit status.
+    """Serve until SIGTERM or SIGINT, or until the node has left its cluster; return the exit status.
 
     Raises:
-        ConfigError, RefusedError, NotReachedError, StoreFormatError, StoreError: the node could not start, or the
-        store failed.
+        ConfigError, RefusedError, NotReachedError, StoreFormatError, StoreError: the node could not start, may not
+        go on, or the store failed.
     """
     _configure_logging()
     store = RocksStore(settings.node.data)
     clean = False
     try:
         with contextlib.closing(_listen(settings.node.listen)) as listener:
-            trio.run(_Server(settings, store, listener).run)
+            ended = trio.run(_Server(settings, store, listener).run)
         clean = True
     finally:
         store.close(clean=clean)
+    if ended in _ENDS:
+        code, why = _ENDS[ended]
+        raise RefusedError(f"{why}: to enter the cluster it needs an empty folder", code=code)
     return 0
 
 
@@ -119,14 +128,15 @@ class _Server:
         self._dialling: set[bytes] = set()
         self._pauses: dict[bytes, tuple[float, float]] = {}  # peer -> (not before, last pause), seconds
         self._flush = trio.Event()
+        self._over = trio.Event()
         self._node: Node
 
-    async def run(self) -> None:
-        """Start, serve, stop."""
+    async def run(self) -> str | None:
+        """Start, serve, stop; return why the node is of its cluster no more, None if it is."""
         port = self._listener.getsockname()[1]
         address = self._settings.node.advertised(port)
         remembered = identity.load(self._store)
-        name = self._settings.node.name or default_name(socket.gethostname(), port)
+        name = self._settings.node.name or self._settings.node.replace or default_name(socket.gethostname(), port)
         start = await begin(self._settings, self._store, name=name, address=address)
         if start.created:
             print(f"created cluster {start.identity.facts.cluster.hex()}", flush=True)  # noqa: T201
@@ -142,11 +152,16 @@ class _Server:
                 if self._settings.node.durability == "interval":
                     nursery.start_soon(self._periodic_flush)
                 nursery.start_soon(self._announce, start, address)
-                async for number in signals:
-                    log.info("stop.asked", signal=signal.Signals(number).name)
-                    break
+                nursery.start_soon(self._await_signal, signals)
+                await self._over.wait()
                 await self._drain()
                 nursery.cancel_scope.cancel()
+        return self._node.ended
+
+    async def _await_signal(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("stop.asked", signal=signal.Signals(number).name)
+            self._over.set()
 
     def _make_node(self, start: Start, address: Address) -> Node:
         facts = start.identity.facts
@@ -207,6 +222,9 @@ class _Server:
             self._turn()
             self._node.tick()
             self._pump()
+            if self._node.ended is not None and not self._over.is_set():
+                log.info("stop.ended", why=self._node.ended)
+                self._over.set()
             now = trio.current_time()
             for peer, where in self._node.wanted().items():
                 if peer not in self._dialling and self._pauses.get(peer, (0.0, 0.0))[0] <= now:

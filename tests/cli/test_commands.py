@@ -1,18 +1,13 @@
 """put, get, delete, status and ring: what they print where, and with which status they end."""
 
 import base64
-import io
-import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dynafast.cli.main import Exit, exit_status, main
+from dynafast.cli.main import Exit, exit_status
 from dynafast.cli.options import context_text, parse_context
 from dynafast.cli.output import print_table
 from dynafast.errors import (
@@ -31,38 +26,8 @@ from dynafast.errors import (
     WriteUncertainError,
 )
 from dynafast.limits import KEY_MAX, VALUE_MAX
-from tests.cli.conftest import CONFIG, STATUS_RESULT
-from tests.client.fake import PUT, Fail, Node, Twist
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    status: int
-    out: bytes
-    err: str
-
-    @property
-    def object(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Return a function that runs a command line in this process."""
-
-    def run(*words: str, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        status = main(words)
-        out, err = capfdbinary.readouterr()
-        return Done(status, out, err.decode())
-
-    return run
-
+from tests.cli.conftest import CONFIG, STATUS_RESULT, Command, Done
+from tests.client.fake import GET, PUT, Fail, Node, Twist
 
 # ---- values and keys
 
@@ -98,6 +63,22 @@ def test_options_stand_anywhere_after_the_command(node: Node, run: Command) -> N
     ]:
         assert run("put", "--overwrite", *words).status == 0
     assert [item[6].get("w") for item in node.requests(PUT)] == [1, 1, 1, 1]
+
+
+def test_request_options_are_sent_as_they_are_given_and_only_then(node: Node, run: Command) -> None:
+    assert run("put", "k", "v", "--w", "3", "--pw", "2", "--dw", "1", "--no-sloppy").status == 0
+    assert run("get", "k", "--r", "3", "--pr", "1", "--sloppy").status == 0
+    assert run("delete", "k", "--pw", "1").status == 0
+    assert run("put", "k", "v").status == 0
+    sent = [item[6] for item in node.requests(PUT)]
+    assert [
+        {name: value for name, value in options.items() if name not in ("time", "timeout")} for options in sent
+    ] == [
+        {"w": 3, "pw": 2, "dw": 1, "sloppy": False},
+        {"pw": 1},
+        {},
+    ]
+    assert node.requests(GET)[0][3].items() >= {"r": 3, "pr": 1, "sloppy": True}.items()
 
 
 def test_at_overrides_the_environment(node: Node, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +341,20 @@ def test_ring_shows_position_partition_and_preference(node: Node, run: Command) 
 
 def test_help_is_there_for_every_command(run: Command) -> None:
     overview = run("--help").out.decode()
-    for command in ("serve", "put", "get", "delete", "status", "ring", "demo"):
+    for command in (
+        "serve",
+        "put",
+        "get",
+        "delete",
+        "status",
+        "ring",
+        "leave",
+        "remove",
+        "weight",
+        "plan",
+        "check",
+        "demo",
+    ):
         assert f"  {command} " in overview
         done = run(command, "--help")
         assert done.status == 0

@@ -45,6 +45,15 @@ def test_verbs_over_a_socket(backend: str) -> None:
             assert (await client.get(b"k")).value == b"4!"
             assert await client.status(at=server.addresses[1]) == {"asked": server.addresses[1]}
             assert (await client.ring())["partitions"] == 8
+            assert (await client.get(b"k", r=2, pr=1, timeout=2.0, sloppy=False)).found
+            asked = [
+                await client.leave("n1"),
+                await client.remove("n1", accept_loss=True),
+                await client.weight("n1", 2),
+                await client.plan("leave", name="n1"),
+                await client.check(timeout=3.0),
+            ]
+            assert all("asked" in answer for answer in asked)
             deleted = await client.delete(b"k")
             assert deleted is not None
             assert deleted.live == 0

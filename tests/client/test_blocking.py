@@ -52,6 +52,15 @@ def test_verbs_over_a_socket() -> None:
         assert client.get(b"k").value == b"4!"
         assert client.status(at=server.addresses[1]) == {"asked": server.addresses[1]}
         assert client.ring()["partitions"] == 8
+        assert (client.get(b"k", r=2, pr=1, timeout=2.0, sloppy=False)).found
+        asked = [
+            client.leave("n1"),
+            client.remove("n1", accept_loss=True),
+            client.weight("n1", 2),
+            client.plan("leave", name="n1"),
+            client.check(timeout=3.0),
+        ]
+        assert all("asked" in answer for answer in asked)
         deleted = client.delete(b"k")
         assert deleted is not None
         assert deleted.live == 0

@@ -1,12 +1,16 @@
 """The verbs among pretended nodes in virtual time: whom they ask, when they give up, what they raise."""
 
+from typing import Any
+
 import pytest
 
 from dynafast import (
     BadContextError,
     BadRequestError,
+    ConfigError,
     Conflict,
     ConflictError,
+    DynafastError,
     NotReachedError,
     OverloadedError,
     RefusedError,
@@ -18,7 +22,23 @@ from dynafast import (
 )
 from dynafast.client.core import RING_AGE_MAX_S
 from dynafast.limits import KEY_MAX, VALUE_MAX
-from tests.client.fake import CLUSTER, GET, PING, PUT, RING, Fail, Twist, always, once, partition_of
+from tests.client.fake import (
+    CHECK,
+    CLUSTER,
+    GET,
+    LEAVE,
+    PING,
+    PLAN,
+    PUT,
+    REMOVE,
+    RING,
+    WEIGHT,
+    Fail,
+    Twist,
+    always,
+    once,
+    partition_of,
+)
 from tests.client.world import Door, World
 
 
@@ -153,6 +173,113 @@ def test_requests_carry_time_left_and_the_largest_time_seen() -> None:
     assert 1900 < second["timeout"] < first["timeout"] <= 2000
 
 
+def test_options_are_sent_as_given_and_only_then() -> None:
+    world = World()
+    world.run(lambda call: call.get(b"k", r=3, pr=2, sloppy=False))
+    world.run(lambda call: call.put(b"k", b"v", w=3, pw=2, dw=1, sloppy=True))
+    context = world.get().context
+    world.run(lambda call: call.delete(b"k", context=context, pw=1))
+    options = [item[-1] for node in world.nodes.values() for item in node.seen if item[0] in (GET, PUT)]
+    assert [{name: o[name] for name in o if name not in ("time", "timeout")} for o in options] == [
+        {"r": 3, "pr": 2, "sloppy": False},
+        {"w": 3, "pw": 2, "dw": 1, "sloppy": True},
+        {},
+        {"pw": 1},
+    ]
+
+
+@pytest.mark.parametrize("verb", ["get", "put", "delete"])
+def test_timeout_of_one_call_holds_for_all_its_tries(verb: str) -> None:
+    world = World()
+    world.put()
+    for node in world.nodes.values():
+        node.rule = lambda _: Twist.IGNORE
+    arguments = (b"k", b"v") if verb == "put" else (b"k",)
+    start = world.now
+    with pytest.raises(DynafastError):
+        world.run(lambda call: getattr(call, verb)(*arguments, timeout=0.5))
+    assert world.now - start == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"pr": 0}, BadRequestError),
+        ({"pr": 9}, BadRequestError),
+        ({"r": "2"}, TypeError),
+        ({"sloppy": 1}, TypeError),
+        ({"timeout": 0}, ConfigError),
+        ({"timeout": 61}, ConfigError),
+    ],
+)
+def test_bad_options_raise_and_send_nothing(options: dict[str, object], error: type[Exception]) -> None:
+    world = World()
+    with pytest.raises(error):
+        world.run(lambda call: call.get(b"k", **options))
+    assert asked(world, GET) == [0, 0, 0]
+
+
+# ---- the members
+
+
+def test_changes_ask_one_node_and_return_its_answer() -> None:
+    world = World()
+    assert "asked" in world.run(lambda call: call.leave("n1"))
+    world.run(lambda call: call.remove("n1", accept_loss=True))
+    world.run(lambda call: call.weight("n1", 3))
+    world.run(lambda call: call.plan("join", name=None, weight=2, at=None))
+    world.run(lambda call: call.check(at=world.addresses[2], timeout=None))
+    seen = [[item[0], *item[2:]] for node in world.nodes.values() for item in node.seen if item[0] >= LEAVE]
+    assert sorted(seen, key=lambda item: item[0]) == [
+        [LEAVE, "n1"],
+        [REMOVE, "n1", True],
+        [WEIGHT, "n1", 3],
+        [PLAN, {"change": "join", "weight": 2}],
+        [CHECK],
+    ]
+    assert asked(world, CHECK) == [0, 0, 1]
+
+
+def test_refused_change_is_raised_at_once_and_one_that_may_pass_is_asked_again() -> None:
+    world = World()
+    world[0].rule = once(LEAVE, Fail("stopping"))
+    world.run(lambda call: call.leave("n1"))
+    assert sum(asked(world, LEAVE)) == 2
+    for node in world.nodes.values():
+        node.rule = always(REMOVE, Fail("alive", {"name": "n1"}))
+    with pytest.raises(RefusedError) as refused:
+        world.run(lambda call: call.remove("n1"))
+    assert refused.value.code == "alive"
+    assert sum(asked(world, REMOVE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("begin", "error"),
+    [
+        (lambda call: call.leave("no such name"), BadRequestError),
+        (lambda call: call.leave(b"n1"), TypeError),
+        (lambda call: call.weight("n1", 0), BadRequestError),
+        (lambda call: call.weight("n1", 10_001), BadRequestError),
+        (lambda call: call.remove("n1", accept_loss=1), TypeError),
+        (lambda call: call.plan("grow", name=None, weight=None, at=None), BadRequestError),
+        (lambda call: call.plan("leave", name=None, weight=None, at=None), TypeError),
+        (lambda call: call.plan("join", name=None, weight=None, at=None), TypeError),
+    ],
+)
+def test_bad_arguments_of_changes_raise_and_send_nothing(begin: Any, error: type[Exception]) -> None:
+    world = World()
+    with pytest.raises(error):
+        world.run(begin)
+    assert [node.seen for node in world.nodes.values()] == [[], [], []]
+
+
+def test_check_waits_longer_than_the_client_does_for_other_answers() -> None:
+    world = World(1)
+    world[0].rule = once(CHECK, Twist.HOLD)
+    world.later(lambda: release(world), 9.0)
+    assert "asked" in world.run(lambda call: call.check(at=None, timeout=None))
+
+
 # ---- the ring
 
 
@@ -206,6 +333,32 @@ def test_nodes_that_were_never_named_are_found_through_the_ring() -> None:
     world.settle()
     world.kill(0)
     assert world.get().receipt.replicas == 3
+
+
+def test_nodes_that_join_and_leave_are_found_and_forgotten() -> None:
+    """The cluster changes entirely under the client; no request fails."""
+    world = World(6, seeds=1)
+    old, new = world.addresses[:3], world.addresses[3:]
+    for node in world.nodes.values():
+        node.peers = old
+    world.put()
+    world.settle()
+    for moved in range(3):  # one joins and one leaves, three times
+        for node in world.nodes.values():
+            node.peers = [*old[moved + 1 :], *new[: moved + 1]]
+        world.kill(moved)
+        assert world.get().value == b"v"
+        world.settle(1.0)
+        assert world.get().value == b"v"
+        world.settle(1.0)
+    assert world.core.ring is not None
+    assert set(world.core.ring.addresses) == set(new)
+    assert set(world.core._health) <= {*new, *world.core.seeds}
+    opened = len(world.opened)
+    for _ in range(10):
+        world.settle(5.0)
+        world.get()
+    assert set(world.opened[opened:]) <= {*new, *world.core.seeds}
 
 
 def test_bad_ring_is_ignored_and_any_node_serves() -> None:

@@ -128,6 +128,56 @@ def test_interrupt_amid_the_start_of_a_process_leaves_none(
             process.wait()
 
 
+def test_node_is_waited_for_wiped_and_replaced(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
+    """What `Node` and `Cluster` do with processes; that a cluster agrees is for tests with real nodes."""
+    pretend(monkeypatch, f"import sys; print(sys.argv, file=sys.stderr); {IDLE}; sys.exit(7)")
+    monkeypatch.setattr(Cluster, "wait_until_up", lambda _: None)
+    with Cluster(2) as cluster:
+        first, second = cluster.nodes
+        assert second.wait() == 7
+        with pytest.raises(ClusterError, match="n2 was not started"):
+            second.wait()
+        (second.folder / "data").mkdir()
+        second.wipe()
+        assert not (second.folder / "data").exists()
+        assert first.wait() == 7
+        instead = cluster.add_node("--weight", "2", replace="n2")
+        assert [node.name for node in cluster.nodes] == ["n1", "n2"]
+        assert instead.folder != second.folder
+        assert "'--weight', '2', '--replace', 'n2', '--join', '127.0.0.1:1'" in instead.log
+        assert cluster.launch_node().name == "n4"
+        with pytest.raises(ClusterError, match="n9 cannot be replaced: it is no node"):
+            cluster.add_node(replace="n9")
+
+
+def test_running_node_is_not_replaced_wiped_or_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, folders: Path
+) -> None:
+    pretend(monkeypatch, f"{IDLE}; import signal; signal.pause()")
+    monkeypatch.setattr(Cluster, "wait_until_up", lambda _: None)
+    with Cluster(1) as cluster:
+        for attempt in (lambda: cluster.add_node(replace="n1"), cluster.nodes[0].wipe):
+            with pytest.raises(ClusterError, match="running"):
+                attempt()
+        with pytest.raises(ClusterError, match="n1 did not end within 0 s"):
+            cluster.nodes[0].wait(0.1)
+        assert cluster.nodes[0].running
+
+
+def test_cluster_that_is_never_clean_is_an_error_that_says_what_is_amiss(
+    monkeypatch: pytest.MonkeyPatch, folders: Path
+) -> None:
+    found = {"partitions": 64, "divergent": [3], "unreachable": [], "hints": 0}
+    monkeypatch.setattr(testing.Client, "check", lambda *_, **__: found)
+    pretend(monkeypatch, f"{IDLE}; import signal; signal.pause()")
+    monkeypatch.setattr(Cluster, "wait_until_up", lambda _: None)
+    with Cluster(1) as cluster:
+        with pytest.raises(ClusterError, match=r"not clean within 0 s: .*'divergent': \[3\]"):
+            cluster.wait_until_clean(0.1)
+        found["divergent"] = []
+        assert cluster.wait_until_clean(0.1) == found
+
+
 def test_cluster_is_started_from_any_thread(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
     pretend(monkeypatch, "import sys; sys.exit('no')")
     errors = []
