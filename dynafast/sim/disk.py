@@ -13,12 +13,12 @@ from dynafast.storage.interface import Family
 from dynafast.storage.memory import MemoryStore
 from dynafast.storage.sealed import unseal
 
-_LOCAL_SIZE = 24  # actor, boot, counter: before the record
+_LOCAL_SIZE = 25  # actor, boot, counter, number of hints: before the ids of the hints' targets and the record
 
 
 def record_of(data: bytes) -> Record:
     """Return the record in what a node stores under an object key, without its local part."""
-    return Record.decode(data[_LOCAL_SIZE:])
+    return Record.decode(data[_LOCAL_SIZE + 8 * data[_LOCAL_SIZE - 1] :])
 
 
 class Disk(MemoryStore):

@@ -211,6 +211,7 @@ class Process:
             random64=lambda: self._rng.getrandbits(64),
             trace=self._trace,
             settings={},
+            plants=host.plan.plants,
         )
         self.id = own.id
         self.disk.sync()
@@ -311,10 +312,9 @@ class Process:
             self._flush()
         if self._stopping is not None:
             self._drained()
-        ended = getattr(self.node, "ended", None)
-        if ended is not None and self.alive:
-            self.host.ended = ended
-            self.host.kill()
+        if self.node.ended is not None and self._stopping is None:
+            self.host.ended = self.node.ended
+            self.host.stop()
 
     def _give_up_halves(self) -> None:
         for connection, since in list(self._half.items()):
@@ -409,6 +409,7 @@ class Process:
         self.host.process = None
         self.end(silent=False)
         try:
+            self.node.close()
             self.disk.close()
         except StoreError:  # the disk takes no more: the marker is missing
             self.disk.close(clean=False)

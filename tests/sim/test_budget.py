@@ -20,7 +20,7 @@ def cluster() -> Simulation:
 def keep(sim: Simulation, number: int, *, sync: bool = True) -> None:
     key = sim.histories[0].key
     disk = sim.hosts[number].disk
-    disk.put(object_key(sim.position(key), key), bytes(24) + RECORD.encode())
+    disk.put(object_key(sim.position(key), key), bytes(25) + RECORD.encode())
     if sync:
         disk.sync()
 
