@@ -186,6 +186,7 @@ class Process:
 
     def __init__(self, host: Host, who: Identity, own: Entry) -> None:
         self.host = host
+        self.place = host.name
         self.world = host.world
         self.network = host.network
         self.disk = host.disk
@@ -218,11 +219,6 @@ class Process:
         self.ready = True
         self.at()
         self.world.after(self._rng.randrange(TICK_NS), self._tick)
-
-    @property
-    def place(self) -> str:
-        """See `Owner`."""
-        return self.host.name
 
     def _trace(self, event: str, /, **fields: object) -> None:
         shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
@@ -435,6 +431,7 @@ class Joiner:
         self, host: Host, seeds: list[str], done: Callable[[str | None], None], *, replace: str | None = None
     ) -> None:
         self._host = host
+        self.place = host.name
         self._seeds = seeds
         self._done = done
         self._replace = replace
@@ -445,11 +442,6 @@ class Joiner:
         self._until = host.world.now + JOIN_PATIENCE_NS
         self._over = False
         self._ask()
-
-    @property
-    def place(self) -> str:
-        """See `Owner`."""
-        return self._host.name
 
     def accepted(self, end: End) -> None:
         """See `Owner`; nobody connects to a joiner."""

@@ -110,6 +110,8 @@ class Simulation:
     def finished(self, verb: str, outcome: str) -> None:
         """See `clients.Cluster`."""
         self.ops += 1
+        if self.ops == self.options.ops:
+            self.world.halt()
         name = f"{verb} {outcome}"
         self.outcomes[name] = self.outcomes.get(name, 0) + 1
         self.world.trace(name)
@@ -240,7 +242,7 @@ class Simulation:
         rng = self.world.random("faults")
         if self._faulty:
             self.world.after(self._next_fault(rng.expovariate(1.0)), self._strike, rng)
-        self.world.run(self.world.now + SAFETY_NS, lambda: not self.may_go_on())
+        self.world.run(self.world.now + SAFETY_NS)
 
     def _next_fault(self, draw: float) -> int:
         return int(draw * self.options.fault_ms * MS) + 1
