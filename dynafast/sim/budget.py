@@ -38,7 +38,7 @@ class Budget:
             return True
         elsewhere: dict[int, int] = {}
         for other in self._sim.hosts:
-            if other is not host and other.ended is None:
+            if other is not host and other.counts:
                 for actor, counter in covered(other, key, durable=True).items():
                     elsewhere[actor] = max(counter, elsewhere.get(actor, 0))
         return all(

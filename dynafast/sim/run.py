@@ -16,6 +16,7 @@ from dynafast.sim.faults import FAULTS
 from dynafast.sim.history import KeyHistory, Kind, ViolationError, Write
 from dynafast.sim.host import Host, Plan, Process
 from dynafast.sim.network import End, Network
+from dynafast.sim.operators import start_over
 from dynafast.sim.options import Options, draw
 from dynafast.sim.world import MS, SECOND, US, World
 
@@ -86,6 +87,7 @@ class Simulation:
         self.lost_data_ns = -1  # when a disk last lost something
         self.slowed_ns = -1
         self.clients: list[Client] = []
+        self.changes = 0
         self._faulty = False
         self._tails_lost = False
 
@@ -159,7 +161,7 @@ class Simulation:
 
     def restart(self, host: Host) -> None:
         """Start a process that is down, if its machine still belongs to the cluster."""
-        if host not in self.hosts or host.ended is not None or host.process is not None:
+        if host not in self.hosts or not host.counts or host.process is not None:
             return
         if host.disk.full:  # it could not even note that it starts
             self.world.after(SECOND, self.restart, host)
@@ -173,19 +175,51 @@ class Simulation:
 
     # ---- phases
 
-    def add_host(self, name: str, *, weight: int = 1) -> Host:
+    def make_host(self, weight: int = 1) -> Host:
         """Put a new machine up, with nothing on it."""
+        name = f"n{len(self.every_host)}"
         host = Host(self.world, self.network, self.plan, self.directory, name, weight=weight)
-        self.hosts.append(host)
+        host.on_ended = self._ended
         self.every_host.append(host)
         return host
 
+    def welcome(self, host: Host) -> None:
+        """A machine is part of the cluster now."""
+        if host not in self.hosts:
+            self.hosts.append(host)
+
+    def forget(self, host: Host) -> None:
+        """A machine is no part of the cluster any more."""
+        if host in self.hosts:
+            self.hosts.remove(host)
+
+    def _ended(self, host: Host) -> None:
+        """A node has ended itself."""
+        self.world.trace(f"ended {host.name} {host.ended}")
+        if host.ended == "stale" and host in self.hosts:  # restored from a backup: it must start over
+            start_over(self, host)
+        else:
+            self.forget(host)
+
+    def begin_change(self) -> bool:
+        """Count a change of the members; False when enough are under way."""
+        if self.changes >= self.options.most_changes:
+            return False
+        self.changes += 1
+        return True
+
+    def end_change(self) -> None:
+        """A change has been accepted or refused."""
+        self.changes -= 1
+
     def set_up(self) -> None:
         """Found the cluster and let the first nodes join."""
-        first = self.add_host("n0")
+        first = self.make_host()
+        self.welcome(first)
         first.found(self.facts)
-        for number in range(1, self.options.nodes):
-            host = self.add_host(f"n{number}")
+        for _ in range(1, self.options.nodes):
+            host = self.make_host()
+            self.welcome(host)
             joined: list[str | None] = []
             host.join([first.address], joined.append)
             self.wait(lambda joined=joined: bool(joined), SETUP_NS, "join")  # type: ignore[misc]
@@ -206,6 +240,8 @@ class Simulation:
         for client in self.clients:
             if not client.done:
                 return f"{client.name} is not done"
+        if self.changes:
+            return "a change of members is under way"
         running = [host for host in self.hosts if host.process is not None]
         if len(running) < len(self.hosts):
             return "a machine is down"
