@@ -261,9 +261,9 @@ def test_with_one_of_five_dead_or_frozen_everything_at_2_2_succeeds_and_with_two
         with Client([first.address]) as client:
             began = time.monotonic()
             with pytest.raises(UnavailableError) as refused:
-                client.get(b"k0")
+                client.get(b"k0", sloppy=False)
             with pytest.raises(UnavailableError):
-                client.put(b"k0", b"x")
+                client.put(b"k0", b"x", sloppy=False)
             assert time.monotonic() - began < 2.0
         assert refused.value.details == {"needed": 2, "reachable": 1}
 
@@ -281,8 +281,8 @@ def test_rolling_restart_without_a_failed_request(tmp_path: Path) -> None:
                     turn += 1
                     key = b"w%d-%d" % (worker, turn % 50)
                     try:
-                        client.put(key, b"%d" % turn, overwrite=True)
-                        assert client.get(key).value == b"%d" % turn
+                        client.put(key, b"%d" % turn, overwrite=True, sloppy=False)  # strict: what is read is the last
+                        assert client.get(key, sloppy=False).value == b"%d" % turn
                     except (DynafastError, AssertionError) as error:
                         failures.append(error)
                         return
