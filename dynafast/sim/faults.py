@@ -3,10 +3,10 @@
 A fault gets the simulation and its own dice, and returns a line about what it did, or None when it cannot strike now.
 """
 
-from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from dynafast.sim.registry import fault
 from dynafast.sim.world import MS, SECOND
 from dynafast.storage.interface import object_key
 
@@ -14,22 +14,6 @@ if TYPE_CHECKING:
     from dynafast.sim.host import Host
     from dynafast.sim.network import End
     from dynafast.sim.run import Simulation
-
-Fault = Callable[["Simulation", Random], str | None]
-
-FAULTS: dict[str, Fault] = {}
-GROUPS: dict[str, list[str]] = {}
-
-
-def fault(group: str) -> Callable[[Fault], Fault]:
-    """Register a fault under its function's name."""
-
-    def register(function: Fault) -> Fault:
-        FAULTS[function.__name__] = function
-        GROUPS.setdefault(group, []).append(function.__name__)
-        return function
-
-    return register
 
 
 def a_while(rng: Random) -> int:
@@ -254,4 +238,5 @@ def corrupt(sim: "Simulation", rng: Random) -> str | None:
     if not host.disk.damage(object_key(sim.position(history.key), history.key)):
         return None
     sim.lost_data_ns = sim.world.now
+    sim.damaged.add(history.key)
     return f"{history.key.decode()} on {host.name}"

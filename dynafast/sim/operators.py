@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.codec import FrameReader, frame
 from dynafast.protocol import Op
-from dynafast.sim.faults import a_while, a_host, fault
+from dynafast.sim.faults import a_host, a_while
 from dynafast.sim.network import End
+from dynafast.sim.registry import fault
 from dynafast.sim.world import SECOND
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Errand:
                 self._end(message)
                 return
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: End) -> None:  # noqa: ARG002 - the protocol has it
         """See `Owner`."""
         self._end(None)
 

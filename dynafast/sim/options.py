@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from dynafast.errors import ConfigError
+from dynafast.sim import faults as _faults
+from dynafast.sim import operators as _operators
 from dynafast.sim.clients import Habits
-from dynafast.sim.operators import FAULTS, GROUPS  # which adds its own to them
+from dynafast.sim.registry import FAULTS, GROUPS
 from dynafast.sim.world import World
+
+SOURCES = (_faults, _operators)  # importing them registers what they have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
