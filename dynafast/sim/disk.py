@@ -111,10 +111,13 @@ class Disk(MemoryStore):
     # ---- damage and copies
 
     def damage(self, key: bytes) -> bool:
-        """Flip a bit of the object under *key*; False when there is none."""
-        stored = self._stored[Family.OBJECTS].get(key)
-        if stored is None:
+        """Flip a bit of the object under *key*; False when there is none that is intact."""
+        try:
+            if self.present(key) is None:
+                return False
+        except CorruptRecordError:
             return False
+        stored = self._stored[Family.OBJECTS][key]
         self._stored[Family.OBJECTS][key] = stored[:-1] + bytes([stored[-1] ^ 1])
         return True
 

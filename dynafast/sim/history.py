@@ -295,7 +295,7 @@ class KeyHistory:
                 )
 
     def _check_newest(self, newest_ns: int, found: list[Write]) -> None:
-        """The version with the largest time was not acknowledged before a write that was acknowledged later began.
+        """The version with the largest time was not acknowledged strictly before another such write began.
 
         Its time may be the smaller one: clocks that are far ahead are not followed, only covered. A write that was
         sent twice may take effect twice, the second time after those that came between.
@@ -303,7 +303,8 @@ class KeyHistory:
         if not newest_ns:
             return
         last = max(found, key=lambda write: write.time, default=None)
-        if last is None or (0 < last.acked_ns < newest_ns and not last.unsure):
+        older = last is not None and last.bit & self.strict and last.acked_ns < newest_ns and not last.unsure
+        if last is None or older:
             shown = "nothing" if last is None else f"w{last.index}"
             raise ViolationError("newest-wins", f"{shown}, where a later overwrite was acknowledged", self)
 
