@@ -151,10 +151,13 @@ class Exchange(Machine):
             try:
                 digest = self.node.replica.merge(key, record).digest()
             except CorruptRecordError:
-                merged.append(None)
+                merged.append(record.digest() if self.node.healing.offer(key, record) else None)
             else:
                 merged.append(digest if mode == MODE_SEATED else None)
-        self._after_flush(lambda: connection.reply(id, merged))
+        if "confirm-before-flush" in self.node.plants:
+            connection.reply(id, merged)
+        else:
+            self._after_flush(lambda: connection.reply(id, merged))
 
     def _hint(self, connection: "Connection", id: int, fields: list[Any]) -> None:
         """HINT [round, [[target, object key, record], ...]] -> [digest of what is kept for it now or null, ...].

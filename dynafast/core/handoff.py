@@ -134,8 +134,8 @@ class Handoff(Machine):
         if not keys:
             delivery.over = True
             return
-        partition = self._partition(keys[0])
-        keys = [key for key in keys if self._partition(key) == partition]
+        partition = self.node.partition_of(keys[0])
+        keys = [key for key in keys if self.node.partition_of(key) == partition]
         if target not in self.node.targets(partition) and not self._has_seat(target, partition):
             delivery.after = keys[-1]
             self._pass_on(delivery, keys)
@@ -200,7 +200,7 @@ class Handoff(Machine):
         """Make the hints for a former target hints for the present ones; none for ourselves."""
         passed = 0
         for key in keys:
-            partition = self._partition(key)
+            partition = self.node.partition_of(key)
             holders = [peer.id for peer in self.node.coordinator.view.holders[partition]]
             others = [id for id in dict.fromkeys([*self.node.targets(partition), *holders]) if id != self.node.own.id]
             if not others and not self.node.coordinator.view.own[partition]:
@@ -220,9 +220,6 @@ class Handoff(Machine):
             record = self.node.replica.read(key)
             if record is not None:
                 self.node.replica.settle_hint(delivery.target, key, record.digest())
-
-    def _partition(self, object_key: bytes) -> int:
-        return int.from_bytes(object_key[:8], "big") * self.node.facts.partitions >> 64
 
     def _has_seat(self, target: bytes, partition: int) -> bool:
         return any(peer.id == target for peer in self.node.coordinator.view.holders[partition])

@@ -8,7 +8,6 @@ give or take a few, the partitions do not.
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from dynafast.core.gossip import Gossip
 from dynafast.core.machine import Machine, Ops
 from dynafast.core.ownership import Member, Placement, place
 from dynafast.errors import BadRequestError, RefusedError
@@ -110,7 +109,7 @@ class Plan(Machine):
         if id == node.own.id:
             size, seats = node.store.usage()[1], len(node.own_seats())
         else:
-            size = node.machine(Gossip).sizes.get(id, (0, 0))[1]
+            size = node.detector.sizes.get(id, (0, 0))[1]
             seats = sum(1 for p in range(node.facts.partitions) if node.seats.seats_of(id, p))
         return size // max(1, seats)
 

@@ -4,7 +4,6 @@ import pytest
 
 from dynafast.sim.run import simulate
 
-
 # Seed 4: two sloppy overwrites on two fallbacks, neither of which saw the other, are siblings when both are delivered.
 OPEN = {4: pytest.mark.xfail(reason="newest-wins does not leave sloppy overwrites out", strict=False)}
 
