@@ -115,8 +115,8 @@ class Host:
         )
         return Entry.from_wire({**entry.to_wire(), **changes})
 
-    def _enter(self, facts: ClusterFacts, entry: Entry, others: list[Entry]) -> None:
-        identity.save(self.disk, Identity(node=entry.id, facts=facts), [*others, entry])
+    def _enter(self, facts: ClusterFacts, entry: Entry, others: list[Entry], *, number: int = 0) -> None:
+        identity.save(self.disk, Identity(node=entry.id, facts=facts), [*others, entry], number=number)
         self.disk.sync()
         self._live(Identity(node=entry.id, facts=facts), entry)
 
@@ -127,7 +127,7 @@ class Host:
     def admitted(self, entry: Entry, answer: dict[str, Any]) -> None:
         """A seed has let us in."""
         others = [Entry.from_wire(fields) for fields in answer["entries"]]
-        self._enter(ClusterFacts.from_wire(answer), entry, others)  # number
+        self._enter(ClusterFacts.from_wire(answer), entry, others, number=answer["round"])
 
     def first_entry(self) -> Entry:
         """Return the entry to ask to join with."""
