@@ -73,10 +73,11 @@ def told(answer: list[Any] | None) -> str:
 @fault("operators")
 def join(sim: "Simulation", rng: Random) -> str | None:
     """Let a new node enter."""
-    if len(sim.hosts) >= sim.options.nodes + MORE_NODES or not sim.begin_change():
+    if len(sim.hosts) >= sim.options.nodes + MORE_NODES or len(sim.changing) >= sim.options.most_changes:
         return None
     host = sim.make_host(rng.choice([1, 1, 1, 2]))
-    enter(sim, host, None)
+    sim.begin_change(host)
+    enter(sim, host, None, change=host)
     return host.name
 
 
@@ -84,12 +85,12 @@ def join(sim: "Simulation", rng: Random) -> str | None:
 def leave(sim: "Simulation", rng: Random) -> str | None:
     """Let a node leave."""
     host, at = a_host(sim, rng), a_host(sim, rng)
-    if host is None or at is None or not sim.begin_change():
+    if host is None or at is None or not sim.begin_change(host):
         return None
 
     def done(answer: list[Any] | None) -> None:
         sim.world.trace(f"leave {host.name} {told(answer)}")
-        sim.end_change()
+        sim.end_change(host)
 
     Errand(sim, at, Op.LEAVE, [host.name], done)
     return f"{host.name} at {at.name}"
@@ -99,10 +100,10 @@ def leave(sim: "Simulation", rng: Random) -> str | None:
 def weight(sim: "Simulation", rng: Random) -> str | None:
     """Give a node another weight."""
     host, at = a_host(sim, rng), a_host(sim, rng)
-    if host is None or at is None or not sim.begin_change():
+    if host is None or at is None or not sim.begin_change(host):
         return None
     value = rng.randint(1, 3)
-    Errand(sim, at, Op.WEIGHT, [host.name, value], lambda _answer: sim.end_change())
+    Errand(sim, at, Op.WEIGHT, [host.name, value], lambda _answer: sim.end_change(host))
     return f"{host.name} {value} at {at.name}"
 
 
@@ -110,7 +111,7 @@ def weight(sim: "Simulation", rng: Random) -> str | None:
 def remove(sim: "Simulation", rng: Random) -> str | None:
     """Let a machine die for good, and remove its node; perhaps it turns up again."""
     host = a_host(sim, rng)
-    if host is None or not sim.budget.allows_loss(host) or not sim.begin_change():
+    if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
     host.kill()
     host.counts = False
@@ -128,13 +129,13 @@ def remove(sim: "Simulation", rng: Random) -> str | None:
         sim.world.trace(f"remove {host.name} {outcome}")
         if outcome == "ok":
             sim.forget(host)
-            sim.end_change()
+            sim.end_change(host)
             if back_ns is not None:
                 sim.world.after(back_ns, host.start)
         elif outcome in FINAL:
             host.counts = True
             sim.restart(host)
-            sim.end_change()
+            sim.end_change(host)
         else:
             sim.world.after(AGAIN_NS, ask)
 
@@ -146,13 +147,13 @@ def remove(sim: "Simulation", rng: Random) -> str | None:
 def replace(sim: "Simulation", rng: Random) -> str | None:
     """Let a machine die for good, and another take its place."""
     host = a_host(sim, rng)
-    if host is None or not sim.budget.allows_loss(host) or not sim.begin_change():
+    if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
     host.kill()
     host.counts = False
     sim.forget(host)
     heir = sim.make_host(1)
-    enter(sim, heir, host.name)
+    enter(sim, heir, host.name, change=host)
     return f"{host.name} by {heir.name}"
 
 
@@ -160,7 +161,7 @@ def replace(sim: "Simulation", rng: Random) -> str | None:
 def wipe(sim: "Simulation", rng: Random) -> str | None:
     """Let a machine lose its disk; it comes back as a new node that replaces the old one."""
     host = a_host(sim, rng)
-    if host is None or not sim.budget.allows_loss(host) or not sim.begin_change():
+    if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
     host.kill()
     start_over(sim, host)
@@ -174,14 +175,18 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
     if host is None or host.process is None:
         return None
     kept = host.copy
-    if kept is None or rng.random() < 0.3:
+    if kept is None or kept[0] != host.process.id or rng.random() < 0.3:
         host.copy = host.process.id, host.disk.copy()
         return f"of {host.name}"
-    if kept[0] != host.process.id or not sim.budget.allows_loss(host) or not sim.begin_change():
+    if not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
     host.kill()
-    host.counts = False
     sim.lost_data_ns = sim.world.now
+    if kept[1].boot == host.disk.boot:
+        sim.tail_lost(everywhere=True)  # nobody can tell this from a restart
+        sim.end_change(host)
+    else:
+        host.counts = False  # it is found out, and must start over
     host.disk, host.copy = kept[1], None
     host.start()
     return f"put back on {host.name}"
@@ -192,18 +197,18 @@ def start_over(sim: "Simulation", host: "Host") -> None:
     sim.lost_data_ns = sim.world.now
     host.counts = False
     host.wipe()
-    enter(sim, host, host.name)
+    enter(sim, host, host.name, change=host)
 
 
-def enter(sim: "Simulation", host: "Host", replaced: str | None) -> None:
-    """Let a machine join until it is let in; a change of members has begun."""
+def enter(sim: "Simulation", host: "Host", replaced: str | None, *, change: "Host") -> None:
+    """Let a machine join until it is let in, which ends a change."""
 
     def done(code: str | None) -> None:
         sim.world.trace(f"join {host.name} {code or 'ok'}")
         if code is None:
             host.counts = True
             sim.welcome(host)
-            sim.end_change()
+            sim.end_change(change)
         else:
             sim.world.after(AGAIN_NS, again)
 

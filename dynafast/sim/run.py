@@ -89,7 +89,7 @@ class Simulation:
         self.lost_data_ns = -1  # when a disk last lost something
         self.slowed_ns = -1
         self.clients: list[Client] = []
-        self.changes = 0
+        self.changing: list[Host] = []  # machines whose membership an operator is changing
         self.damaged: set[bytes] = set()  # keys of records that were damaged on some disk
         self._faulty = False
         self._tails_lost = False
@@ -171,10 +171,13 @@ class Simulation:
         else:
             host.start()
 
-    def tail_lost(self) -> None:
-        """Acknowledgements that did not wait for a flush may be gone: reads and writes need not meet any more."""
+    def tail_lost(self, *, everywhere: bool = False) -> None:
+        """A disk has lost a tail; acknowledged writes too in durability interval, or if it is an old copy (*everywhere*).
+
+        The node keeps its seats, so reads and writes need not meet any more.
+        """
         self.lost_data_ns = self.world.now
-        self._tails_lost = self._tails_lost or not self.options.group
+        self._tails_lost = self._tails_lost or everywhere or not self.options.group
 
     # ---- phases
 
@@ -203,17 +206,19 @@ class Simulation:
             start_over(self, host)
         else:
             self.forget(host)
+            self.end_change(host)
 
-    def begin_change(self) -> bool:
-        """Count a change of the members; False when enough are under way."""
-        if self.changes >= self.options.most_changes:
+    def begin_change(self, host: Host) -> bool:
+        """Note that a change of the members has begun; False when that may not be now."""
+        if len(self.changing) >= self.options.most_changes or host in self.changing:
             return False
-        self.changes += 1
+        self.changing.append(host)
         return True
 
-    def end_change(self) -> None:
+    def end_change(self, host: Host) -> None:
         """A change has been accepted or refused."""
-        self.changes -= 1
+        if host in self.changing:
+            self.changing.remove(host)
 
     def set_up(self) -> None:
         """Found the cluster and let the first nodes join."""
@@ -243,8 +248,8 @@ class Simulation:
         for client in self.clients:
             if not client.done:
                 return f"{client.name} is not done"
-        if self.changes:
-            return "a change of members is under way"
+        if self.changing:
+            return f"a change is under way: {' '.join(host.name for host in self.changing)}"
         running = [host for host in self.hosts if host.process is not None]
         if len(running) < len(self.hosts):
             return "a machine is down"
