@@ -172,7 +172,7 @@ class Simulation:
             host.start()
 
     def tail_lost(self, *, everywhere: bool = False) -> None:
-        """A disk has lost a tail; acknowledged writes too in durability interval, or if it is an old copy (*everywhere*).
+        """A disk lost a tail; acknowledged writes too in durability interval, or if it is a backup (*everywhere*).
 
         The node keeps its seats, so reads and writes need not meet any more.
         """
