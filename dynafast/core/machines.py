@@ -4,5 +4,6 @@ from dynafast.core.claims import Claims
 from dynafast.core.entrance import Entrance
 from dynafast.core.gossip import Gossip
 from dynafast.core.machine import Machine
+from dynafast.core.rounds import Rounds
 
-MACHINES: tuple[type[Machine], ...] = (Gossip, Entrance, Claims)
+MACHINES: tuple[type[Machine], ...] = (Gossip, Entrance, Claims, Rounds)

@@ -146,12 +146,11 @@ class Node:
     def tick(self) -> None:
         """Do what is due: deadlines, trees, and the machines' work."""
         self.coordinator.sweep()
-        try:
-            self.replica.build(BUILD_COUNT)
-            for machine in self.machines:
-                machine.tick(self.now_ns)
-        except StoreError as error:  # tried again at the next tick
-            self.trace("store.refused", what="background work", error=str(error))
+        for work in (lambda _: self.replica.build(BUILD_COUNT), *(machine.tick for machine in self.machines)):
+            try:
+                work(self.now_ns)
+            except StoreError as error:  # tried again at the next tick
+                self.trace("store.refused", what="background work", error=str(error))
 
     def flushed(self, sequence: int) -> None:
         """Everything up to *sequence* is durable."""
@@ -317,11 +316,13 @@ class Node:
         """Raise our round number to one that a peer has, as nobody asked us to agree: it counts once it is on disk."""
         if number <= max(self._following, self.replica.round):
             return
+        try:
+            self.replica.write_round(number)
+        except StoreError as error:  # whoever needs it asks again
+            self.trace("store.refused", what="round number", error=str(error))
+            return
         self._following = number
-        batch = Batch()
-        self.replica.put_round(batch, number)
-        self.write(batch)
-        self.after_flush(lambda: self.replica.raise_round(number))
+        self.after_flush(lambda: self.replica.take_round(number))
 
     # ---- what the machines of the core call
 
