@@ -147,7 +147,10 @@ class Exchange(Machine):
         merged: list[int | None] = []
         for key, record in records:
             try:
-                digest = self.node.replica.merge(key, record).digest()
+                if self.node.rounds.reaped(connection.peer, key, record):
+                    digest = record.digest()
+                else:
+                    digest = self.node.replica.merge(key, record).digest()
             except CorruptRecordError:
                 merged.append(record.digest() if self.node.healing.offer(key, record) else None)
             else:

@@ -33,6 +33,7 @@ from dynafast.core.machine import Answering, Machine
 from dynafast.core.machines import MACHINES
 from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
 from dynafast.core.ownership import Member, Placement, place
+from dynafast.core.rounds import Rounds
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
@@ -124,6 +125,7 @@ class Node:
         self.admission = self.machine(Admission)
         self.detector = self.machine(Detector)
         self.healing = self.machine(Healing)
+        self.rounds = self.machine(Rounds)
         self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(BUILD_COUNT)]
         self._work += [machine.tick for machine in self.machines]
         self._ops: dict[Op, tuple[int | None, Answering]] = {}

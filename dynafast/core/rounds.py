@@ -20,6 +20,7 @@ not: decide anything by the age of a record. Traces that each rule stops: `trim-
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,6 @@ from dynafast.protocol import Op, is_uint
 
 if TYPE_CHECKING:
     from dynafast._ext.connection import Connection
-    from dynafast._ext.view import Peer
     from dynafast.core.node import Node
 
 CONTEXT_MAX_COUNT = 10  # entries of a context before the oldest dead ones are dropped: the paper's threshold
@@ -82,6 +82,7 @@ class _Waiting:
     digest: int
     due_ns: int
     tries: int = 0
+    reason: str | None = None  # why the last try failed
 
 
 @dataclass(slots=True)
@@ -125,7 +126,7 @@ class Rounds(Machine):
         self._fails = 0
         self._next_seek_ns = 0
         self._next_round_ns = 0
-        self._reason: str | None = None
+        self._reason: str | None = None  # why no round could be held
         self._news: dict[bytes, dict[bytes, Item]] = {}  # node -> what it has not heard that a round took away
 
     def ops(self) -> dict[Op, tuple[int, Answering]]:
@@ -134,7 +135,9 @@ class Rounds(Machine):
 
     def figures(self) -> dict[str, object]:
         """See `Machine`."""
-        return {"tombstones": {"waiting": len(self._waiting), "reason": self._reason if self._waiting else None}}
+        reasons = [self._reason, *(waiting.reason for waiting in self._waiting.values())]
+        reason = next((reason for reason in reasons if reason is not None), None)
+        return {"tombstones": {"waiting": len(self._waiting), "reason": reason if self._waiting else None}}
 
     def changed(self, partitions: set[int]) -> None:
         """See `Machine`."""
@@ -206,12 +209,9 @@ class Rounds(Machine):
         self._partition = (self._partition + 1) % self.node.facts.partitions
 
     def _leads(self, partition: int) -> bool:
-        """Whether rounds about a partition are ours to lead: one leader each, so that they do not get in each other's way."""
+        """Whether rounds about a partition are ours to lead: one leader each, so that they seldom meet."""
         holders = self.node.coordinator.view.holders[partition]
         return bool(holders) and holders[0].me and self.node.own.id in self.node.targets(partition)
-
-    def _partition_of(self, key: bytes) -> int:
-        return int.from_bytes(key[:8], "big") * self.node.facts.partitions >> 64
 
     # ---- leading
 
@@ -260,11 +260,9 @@ class Rounds(Machine):
             if len(items) == KEYS_MAX or size > KEYS_SIZE_MAX:
                 break
             record = None
-            if self._leads(self._partition_of(key)):
-                try:
+            if self._leads(self.node.partition_of(key)):
+                with suppress(CorruptRecordError):
                     record = self.node.replica.read(key)
-                except CorruptRecordError:
-                    pass
             actors = () if record is None else plan(record)
             if record is None or actors == ():
                 del self._waiting[key]
@@ -336,16 +334,14 @@ class Rounds(Machine):
         this.unreaped = {
             id
             for id, answer in this.answers.items()
-            if any(
-                holds == HOLDS_SAME and item in agreed for holds, item in zip(answer, this.items, strict=True)
-            )
+            if any(holds == HOLDS_SAME and item in agreed for holds, item in zip(answer, this.items, strict=True))
         }
         self.node.trace("round.agreed", number=this.number, keys=len(agreed), of=len(this.items))
         self._reap(this)
 
     def _objection(self, this: _Round, index: int, item: Item) -> str | None:
         """Return who does not agree to take an item away, and why; None when all do."""
-        targets = self.node.targets(self._partition_of(item.key))
+        targets = self.node.targets(self.node.partition_of(item.key))
         for id in this.members:
             holds = this.answers[id][index]
             fine = holds == HOLDS_SAME or (holds == HOLDS_NOTHING and id not in targets)
@@ -354,8 +350,8 @@ class Rounds(Machine):
         return None
 
     def _put_off(self, key: bytes, reason: str) -> None:
-        self._reason = reason
         waiting = self._waiting[key]
+        waiting.reason = reason
         waiting.due_ns = self.node.now_ns + (AGAIN_NS << waiting.tries)
         waiting.tries = min(waiting.tries + 1, AGAIN_DOUBLINGS)
 
@@ -438,10 +434,8 @@ class Rounds(Machine):
         """Do what was agreed. Raises StoreError: some is not done yet, and will be asked again."""
         count = 0
         for item in items:
-            try:
+            with suppress(CorruptRecordError):  # it is healed from another replica, or found to be nowhere
                 count += self.node.replica.reap(item.key, item.digest, item.actors)
-            except CorruptRecordError:
-                pass  # it is healed from another replica, or found to be nowhere
         if count:
             self.node.trace("round.reaped", keys=count)
 
