@@ -141,7 +141,7 @@ def test_status_shows_hints_transfers_and_what_differs(node: StatusNode, run: Co
         "",
         "partitions whose replicas differ: 1 5",
         "",
-        "deleted keys and long contexts that wait to be dropped: 2 (n2 cannot be reached)",
+        "deleted keys and long contexts to be dropped: 2 (n2 cannot be reached)",
     ]
 
 
