@@ -73,6 +73,4 @@ def _show_work(status: dict[str, Any]) -> None:
     waiting = status.get("tombstones", {})
     if waiting.get("reason"):
         click.echo("")
-        click.echo(
-            f"deleted keys and long contexts that wait to be dropped: {waiting['waiting']} ({waiting['reason']})"
-        )
+        click.echo(f"deleted keys and long contexts to be dropped: {waiting['waiting']} ({waiting['reason']})")

@@ -8,6 +8,7 @@ from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.clock import Record
 from dynafast._ext.codec import dumps
+from dynafast._ext.replica import MODE_NONE
 from dynafast.core import rounds
 from dynafast.core.antientropy import AntiEntropy
 from dynafast.core.handoff import Handoff
@@ -216,6 +217,7 @@ def test_nothing_goes_while_an_outsider_holds_the_old_value() -> None:
     cluster = Cluster(5)
     put_and_delete(cluster)
     other = outsiders(cluster, b"k")[0]
+    cluster.run_until(lambda: other.node.replica.mode(_partition(cluster)) == MODE_NONE)
     old = Record().put(actor=7, counter=1, time=5, write_id=W1, value=b"old")
     other.node.replica.merge(KEY, old, cluster.members[0].node.own.id)
     run(cluster, 8000)
@@ -230,6 +232,7 @@ def test_what_counts_for_nothing_is_deleted_on_the_way() -> None:
     cluster = Cluster(5)
     put_and_delete(cluster)
     other = outsiders(cluster, b"k")[0]
+    cluster.run_until(lambda: other.node.replica.mode(_partition(cluster)) == MODE_NONE)
     other.store.put(KEY, bytes(25) + Record().put(actor=7, counter=1, time=5, write_id=W1, value=b"old").encode())
     cluster.run_until(lambda: nowhere(cluster), limit_ms=5000)
 
