@@ -484,6 +484,8 @@ cdef class Get(Quorum):
         cdef int i
         if self.found.entry_count == 0 or (home.planted and "skip-repair" in home.plants):
             return 0
+        if home.replica.was_reaped(self.object_key, self.found):
+            return 0                        # absent here, as a round agreed: the others hear of it from there
         digest = self.found.hash()
         for i in range(self.count):
             if self.slots[i].state != DONE or not self.slots[i].stated or self.slots[i].digest == digest:
@@ -709,13 +711,17 @@ cdef class Put(Quorum):
 
     cdef int body(self, Buffer out) except -1:
         cdef Py_ssize_t live = self.record.live_count()
+        cdef bint alone = (
+            live == (0 if self.version.size < 0 else 1)
+            and self.record.find(self.version.actor, self.version.counter) != NULL  # else it is another's: read anew
+        )
         put_head(out, ARRAY, 3)
         put_uint(out, self.version.actor)
         put_uint(out, self.version.counter)
         put_uint(out, self.version.time)
         put_uint(out, <uint64_t>live)
         if (
-            self.options.give or live == (0 if self.version.size < 0 else 1)
+            self.options.give or alone
             or (self.home.planted and "put-context" in self.home.plants)
         ):
             _put_context(out, self.record, self.key, self.home.cluster)
@@ -1344,6 +1350,9 @@ cdef class Coordinator(Handler):
         try:
             incoming = decode_record(record)
             self.observe(incoming.newest())
+            if flags & REPAIR and self.replica.was_reaped(object_key, incoming):
+                conn.fail(id, "reaped", "an agreed round has taken this record away")
+                return 0
             held = self.replica.load(object_key, &local)
             for i in range(local.hint_count):
                 known = known or local.hints[i] == target
