@@ -193,7 +193,8 @@ class Taking(Machine):
         heirs = [id for id in targets if not node.seats.seats_of(id, partition)]
         if len(targets) < node.facts.replicas:
             heirs += targets * len(lost)
-        return next((Seat(partition, seat, k + 1) for (seat, k), id in zip(lost, heirs) if id == node.own.id), None)
+        shares = zip(lost, heirs, strict=False)
+        return next((Seat(partition, seat, k + 1) for (seat, k), id in shares if id == node.own.id), None)
 
     def _is_member(self, id: bytes) -> bool:
         entry = self.node.membership.entries.get(id)
