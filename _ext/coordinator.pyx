@@ -726,13 +726,17 @@ cdef class Put(Quorum):
 
     cdef int body(self, Buffer out) except -1:
         cdef Py_ssize_t live = self.record.live_count()
+        cdef bint alone = (
+            live == (0 if self.version.size < 0 else 1)
+            and self.record.find(self.version.actor, self.version.counter) != NULL  # else it is another's: read anew
+        )
         put_head(out, ARRAY, 3)
         put_uint(out, self.version.actor)
         put_uint(out, self.version.counter)
         put_uint(out, self.version.time)
         put_uint(out, <uint64_t>live)
         if (
-            self.options.give or live == (0 if self.version.size < 0 else 1)
+            self.options.give or alone
             or (self.home.planted and "put-context" in self.home.plants)
         ):
             _put_context(out, self.record, self.key, self.home.cluster)
