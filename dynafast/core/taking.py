@@ -172,7 +172,7 @@ class Taking(Machine):
         if task is not None and task.gift is not None and task.giver is not None:
             return True  # a seat that was given is taken, whoever is a target by now
         if node.seats.seats_of(node.own.id, partition):
-            return False
+            return partition in node.seats.lost and self._lost_seat(partition) is not None
         return node.own.id in node.targets(partition) or self._given_back(partition) is not None
 
     def _given_back(self, partition: int) -> Seat | None:
@@ -183,17 +183,21 @@ class Taking(Machine):
         return None
 
     def _lost_seat(self, partition: int) -> Seat | None:
-        """Return the seat of a removed node that is ours to claim: each target without a seat has its own."""
+        """Return the seat of a removed node that is ours to claim: each target without a seat has its own.
+
+        What is left when there are fewer targets than seats is shared out too: else those seats would be nobody's.
+        """
         node = self.node
         back = self._given_back(partition)
         if back is not None:
             return back
         lost = sorted(node.seats.lost.get(partition, {}).items())
-        without = [id for id in node.targets(partition) if not node.seats.seats_of(id, partition)]
-        if node.own.id not in without or without.index(node.own.id) >= len(lost):
-            return None
-        seat, k = lost[without.index(node.own.id)]
-        return Seat(partition, seat, k + 1)
+        targets = node.targets(partition)
+        heirs = [id for id in targets if not node.seats.seats_of(id, partition)]
+        if len(targets) < node.facts.replicas:
+            heirs += targets * len(lost)
+        shares = zip(lost, heirs, strict=False)
+        return next((Seat(partition, seat, k + 1) for (seat, k), id in shares if id == node.own.id), None)
 
     def _is_member(self, id: bytes) -> bool:
         entry = self.node.membership.entries.get(id)
@@ -263,7 +267,8 @@ class Taking(Machine):
                 task.source = task.rest[0]
             else:
                 task.source = self._source(task)
-            if task.source is None and not self.node.seats.owners[task.partition] and self._lost_seat(task.partition):
+            alone = not set(self.node.seats.holders(task.partition)) - {self.node.own.id}
+            if task.source is None and alone and self._lost_seat(task.partition) is not None:
                 self._go_on(task, Stage.ASK)  # nobody serves it any more, and the loss was accepted
             elif task.source is None:
                 self._wait(task, "nobody who serves the partition can be reached")
