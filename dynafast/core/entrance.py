@@ -39,6 +39,8 @@ class Entrance(Machine):
             raise PeerProtocolError("a JOIN must name the node that it replaces, or null")
         self._check_facts(request)
         dead = None if replaced is None else self._member(replaced, asker)
+        if dead is None and replaced is not None:  # it may be removed already: an answer to this may have been lost
+            self._check_known(replaced)
         if dead is None:
             self._check_name(name, asker)
             self._admit(connection, id, name, asker)
@@ -70,6 +72,14 @@ class Entrance(Machine):
             if entry.name == name and entry.id != asker:
                 return self.node.own if entry.id == self.node.own.id else entry
         return None
+
+    def _check_known(self, name: str) -> None:
+        if not any(entry.name == name for entry in self.node.membership.entries.values()):
+            raise RefusedError(
+                f"the cluster has no node named {name!r} to replace, as far as {self.node.own.name} has heard",
+                {"name": name},
+                code="unknown-node",
+            )
 
     def _check_facts(self, request: dict[str, Any]) -> None:
         facts = self.node.facts.to_wire()
