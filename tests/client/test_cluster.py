@@ -144,7 +144,7 @@ def test_two_of_three_replicas_dead_is_unavailable_fast(cluster: Cluster, client
         start = time.monotonic()
         # a client of its own: on a connection that it does not know to be broken a put would have an unknown outcome
         with cluster.client() as fresh, pytest.raises(UnavailableError) as caught:
-            fresh.put(b"quorum", b"w")
+            fresh.put(b"quorum", b"w", sloppy=False)
         assert time.monotonic() - start < 3.0
         assert caught.value.details == {"needed": 2, "reachable": 1}
     finally:
