@@ -43,7 +43,7 @@ CONCURRENT = 2
 
 cdef enum:
     ID_SIZE = 16
-    LOCAL_SIZE = 24
+    LOCAL_SIZE = 25                 # actor, boot, counter, number of hints; 8 bytes for each hint follow
     ENTRY_SIZE = 24                 # of a sealed context: actor, counter, time
     SEAL_SIZE = 12
     CONTEXT_FORMAT = 1
@@ -260,11 +260,15 @@ cdef class Record:
     cdef bytes stored(self, const Local *local):
         """Return the bytes for the store: the local part, then the encoding."""
         cdef Buffer out = Buffer()
-        cdef uint8_t head[LOCAL_SIZE]
+        cdef uint8_t head[LOCAL_SIZE + 8 * HINTS_MAX]
+        cdef int i
         store_be(head, local.actor, 8)
         store_be(head + 8, local.boot, 8)
         store_be(head + 16, local.counter, 8)
-        put_raw(out, head, LOCAL_SIZE)
+        head[24] = <uint8_t>local.hint_count
+        for i in range(local.hint_count):
+            store_be(head + LOCAL_SIZE + 8 * i, local.hints[i], 8)
+        put_raw(out, head, LOCAL_SIZE + 8 * local.hint_count)
         self.write(out)
         return out.take()
 
@@ -578,12 +582,16 @@ cdef Record load_stored(bytes data, Local *local):
     cdef Cursor c
     cdef Record record
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
-    if PyBytes_GET_SIZE(data) < LOCAL_SIZE:
+    cdef int i
+    if PyBytes_GET_SIZE(data) < LOCAL_SIZE or at[24] > HINTS_MAX or PyBytes_GET_SIZE(data) < LOCAL_SIZE + 8 * at[24]:
         raise CorruptRecordError(f"stored record of {PyBytes_GET_SIZE(data)} bytes")
     local.actor = load_be(at, 8)
     local.boot = load_be(at + 8, 8)
     local.counter = load_be(at + 16, 8)
-    c.at = at + LOCAL_SIZE
+    local.hint_count = at[24]
+    for i in range(local.hint_count):
+        local.hints[i] = load_be(at + LOCAL_SIZE + 8 * i, 8)
+    c.at = at + LOCAL_SIZE + 8 * local.hint_count
     c.end = at + PyBytes_GET_SIZE(data)
     try:
         record = read_record(&c, data)

@@ -21,6 +21,7 @@ from dynafast._ext.codec cimport (
     decode_item,
     emit_message,
     encode_item,
+    load_be,
     open_frame,
     put_head,
     put_uint,
@@ -32,7 +33,8 @@ from dynafast._ext.codec cimport (
 )
 
 cdef enum:
-    ID_SIZE = 16
+    ID_SIZE = 16                    # of a write id
+    NODE_ID_SIZE = 8
     DEFAULT_TIMEOUT_MS = 5000
     CONTEXT_MAX = 1024 * 1024
     OUTSTANDING_MAX = 1024          # requests of one client's connection waiting for answers
@@ -82,6 +84,17 @@ cdef bint _read_option(Cursor *c, bint is_put, Options *to, Problem *why) noexce
     if _is(name, size, b"w" if is_put else b"r", 1):
         return _read_small(c, 1, _REPLICAS_MAX, &to.need) or _reject(
             why, b"bad-request", b"options r and w must be integers in 1..8")
+    if _is(name, size, b"pw" if is_put else b"pr", 2):
+        return _read_small(c, 1, _REPLICAS_MAX, &to.primaries) or _reject(
+            why, b"bad-request", b"options pr and pw must be integers in 1..8")
+    if is_put and _is(name, size, b"dw", 2):
+        return _read_small(c, 1, _REPLICAS_MAX, &to.durable) or _reject(
+            why, b"bad-request", b"option dw must be an integer in 1..8")
+    if _is(name, size, b"sloppy", 6):
+        if not read_bool(c, &to.strict):
+            return _reject(why, b"bad-request", b"option sloppy must be a boolean")
+        to.strict = not to.strict
+        return True
     if is_put and _is(name, size, b"overwrite", 9):
         return read_bool(c, &to.overwrite) or _reject(why, b"bad-request", b"option overwrite must be a boolean")
     if is_put and _is(name, size, b"return", 6):
@@ -91,7 +104,8 @@ cdef bint _read_option(Cursor *c, bint is_put, Options *to, Problem *why) noexce
 
 cdef bint _read_options(Cursor *c, bint is_put, Options *to, Problem *why) noexcept:
     cdef uint64_t pairs, i
-    to.need = 0
+    to.need = to.primaries = to.durable = 0
+    to.strict = False
     to.timeout_ms = DEFAULT_TIMEOUT_MS
     to.time = 0
     to.overwrite = False
@@ -132,7 +146,9 @@ cdef class Handler:
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1:
         raise NotImplementedError
 
-    cdef int store(self, Connection conn, uint64_t id, bytes key, bint report, bytes record) except -1:
+    cdef int store(
+        self, Connection conn, uint64_t id, bytes key, uint64_t target, int flags, uint64_t round, bytes record
+    ) except -1:
         raise NotImplementedError
 
     cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1:
@@ -320,11 +336,13 @@ cdef class Connection:
             return self._put(&c, id[0], why)
         if self.role_code == PEER and op == FETCH and fields == 4:
             return self._fetch(&c, id[0], why)
-        if self.role_code == PEER and op == STORE and fields == 5:
+        if self.role_code == PEER and op == STORE and fields == 7:
             return self._store(&c, id[0], why)
-        if op in (PING, RING, STATUS):
-            return self._cold(body, <int>op, id[0])
-        if (self.role_code == PEER and op in (GOSSIP, CLAIM, EMPTY)) or (self.role_code == JOINER and op == JOIN):
+        if (
+            op in (PING, RING, STATUS, LEAVE, REMOVE, WEIGHT, PLAN, CHECK)
+            or (self.role_code == PEER and (op == GOSSIP or CLAIM <= op <= EMPTY))
+            or (self.role_code == JOINER and op == JOIN)
+        ):
             return self._cold(body, <int>op, id[0])
         if op in (GET, PUT) or (self.role_code == PEER and op in (FETCH, STORE)):
             return _reject(why, b"bad-request", b"wrong number of fields")
@@ -399,14 +417,21 @@ cdef class Connection:
     cdef bint _store(self, Cursor *c, uint64_t id, Problem *why) except -1:
         cdef const uint8_t *key
         cdef Py_ssize_t size
-        cdef bint report
+        cdef const uint8_t *target = NULL
+        cdef Py_ssize_t target_size = NODE_ID_SIZE
+        cdef int flags
+        cdef uint64_t round = 0
         if not _read_key(c, &key, &size, why):
             return False
-        if not read_bool(c, &report):
-            return _reject(why, b"bad-request", b"STORE must be [17, id, key, report, record]")
+        if (
+            not (read_null(c) or read_bytes(c, &target, &target_size)) or target_size != NODE_ID_SIZE
+            or not _read_small(c, 0, REPORT | DURABLE | REPAIR, &flags) or not read_uint(c, &round)
+        ):
+            return _reject(why, b"bad-request", b"STORE must be [17, id, key, target or null, flags, round, record]")
         if self._admit(id):
             self.handler.store(
-                self, id, PyBytes_FromStringAndSize(<const char *>key, size), report,
+                self, id, PyBytes_FromStringAndSize(<const char *>key, size),
+                0 if target == NULL else load_be(target, NODE_ID_SIZE), flags, round,
                 PyBytes_FromStringAndSize(<const char *>c.at, c.end - c.at),
             )
         return True

@@ -1,12 +1,14 @@
 """The request path: coordinates gets, puts and deletes, and serves the replica's side of them.
 
-Source: Dynamo (SOSP 2007), sections 4.3, 4.5 and 5: one state machine per client request. Rules that this file owns:
+Source: Dynamo (SOSP 2007), sections 4.3, 4.5, 4.6 and 5: one state machine per client request. Rules that this file
+owns:
 
-* Quorums count distinct seats on distinct hosts, as the answering nodes state them (docs/architecture.md).
+* Quorums count distinct seats on distinct hosts, as the answering nodes state them (docs/architecture.md). A node that
+  stands in counts for the seat of the one it stands in for, once.
 * The actor rule: a dot is issued only under an actor whose whole history for the key this node holds.
 * Store first: no frame that mentions a dot leaves before the store has accepted it; an acknowledgement that promises
   an fsync leaves only after `flushed` covers it.
-* A coordinator sends its whole merged record, never the new version alone.
+* A coordinator sends its whole merged record, never the new version alone, with the round number it read it under.
 
 May not: read a clock, a socket, a file or a random source. Time comes by `at`, randomness by the callable given, bytes
 by connections. Nothing here waits.
@@ -19,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 from dynafast.errors import (
     BadRequestError,
     CorruptRecordError,
+    HintsFullError,
     NotReachedError,
     RefusedError,
     RequestError,
@@ -34,7 +37,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
-from dynafast._ext.clock cimport close_context, decode_record, load_stored, read_context
+from dynafast._ext.clock cimport close_context, decode_record, read_context
 from dynafast._ext.codec cimport (
     ARRAY,
     CBOR_FALSE,
@@ -42,6 +45,7 @@ from dynafast._ext.codec cimport (
     CBOR_TRUE,
     MAP,
     decode_item,
+    encode_item,
     put_byte,
     put_bytes,
     put_head,
@@ -54,135 +58,56 @@ from dynafast._ext.codec cimport (
     read_uint,
     store_be,
 )
-from dynafast._ext.connection cimport ERROR, FETCH, FETCHED, FOUND, GET, OK, PEER, PUT, STORE, STORED, WRITTEN
+from dynafast._ext.connection cimport (
+    DURABLE,
+    ERROR,
+    FETCH,
+    FETCHED,
+    FOUND,
+    GET,
+    OK,
+    PEER,
+    PUT,
+    REPAIR,
+    REPORT,
+    STORE,
+    STORED,
+    WRITTEN,
+)
+from dynafast._ext.replica cimport GIVEN, NONE
+from dynafast._ext.view cimport SEATS_MAX, count_seats
 
 cdef enum:
     ID_SIZE = 16
     BUCKET_NS = 8_000_000           # deadlines are kept to this: coarse, and cheap
-    LINK_BACKLOG_MAX = 64 * 1024 * 1024   # a replica with more unsent is taken for unreachable
     CLOCK_AHEAD_MS = 1000           # hybrid time is saved this far ahead
     CLOCK_FOLLOW_MS = 60_000        # a clock further ahead than this is not followed
     PENDING_MAX = 32768             # requests under way at one node; more are refused at once
+    STALE_MAX = 4096                # frames that wait for a round's number
     ROUNDS_MAX = 8                  # an overwrite that is beaten writes again at most so often
     RETRY_AFTER_MS = 50
+    LINGER_NS = 100_000_000         # a get that is answered waits so long for stragglers, to repair them too
+    STALE_WAIT_NS = 200_000_000     # a round that a peer knows of reaches this node by then, or is given up there
+    HEDGE_MIN_NS = 2_000_000
+    HEDGE_FACTOR = 4                # times the usual latency of a replica, until a second one is asked
+    HEDGE_SHARE = 20                # of so many gets passed on, one may be asked twice
+    SLOW_FACTOR = 4                 # a replica that is so much slower than the fastest is asked last
+    FLAG_SLOPPY = 1                 # of a receipt
     FLAG_FORWARDED = 2
+    FLAG_NO_PRIMARY = 4
+    STORED_SYNCED = 1               # of STORED
+    STORED_KEPT = 2                 # as a hint
 
 cdef Py_ssize_t _RECORD_MAX = RECORD_MAX
 cdef Py_ssize_t _VERSIONS_MAX = VERSIONS_MAX_COUNT
 cdef Py_ssize_t _DIRECT_MAX = FRAME_MAX // 2
 
-__all__ = ["Coordinator", "Peer", "View", "distinct_seats"]
+__all__ = ["Coordinator"]
 
 # An error from another coordinator that says: nothing was done here, ask the next one.
 _ASK_ANOTHER = frozenset(
     {"not-replica", "no-seat", "stopping", "overloaded", "store-error", "corrupt", "unknown-op", "unavailable"}
 )
-
-
-# ---- seats
-
-cdef bint _seat_host(const uint8_t *masks, int host, int *holder, int *visited) noexcept:
-    """Kuhn's augmenting step: find a seat for *host*, moving earlier hosts to other seats of theirs if need be."""
-    cdef int seat
-    for seat in range(SEATS_MAX):
-        if masks[host] >> seat & 1 and not visited[0] >> seat & 1:
-            visited[0] |= 1 << seat
-            if holder[seat] < 0 or _seat_host(masks, holder[seat], holder, visited):
-                holder[seat] = host
-                return True
-    return False
-
-
-cdef int _distinct_seats(const uint8_t *masks, const int *hosts, int count) noexcept:
-    """Return the largest number of distinct seats on distinct hosts: a matching of hosts with seats."""
-    cdef uint8_t merged[SEATS_MAX]
-    cdef int names[SEATS_MAX]
-    cdef int holder[SEATS_MAX]
-    cdef int i, j, distinct = 0, total = 0, visited
-    for i in range(count):
-        if masks[i] == 0:
-            continue
-        for j in range(distinct):
-            if names[j] == hosts[i]:
-                merged[j] |= masks[i]
-                break
-        else:
-            names[distinct] = hosts[i]
-            merged[distinct] = masks[i]
-            distinct += 1
-    for i in range(SEATS_MAX):
-        holder[i] = -1
-    for i in range(distinct):
-        visited = 0
-        if _seat_host(merged, i, holder, &visited):
-            total += 1
-    return total
-
-
-def distinct_seats(answers):
-    """Return the largest number of distinct seats on distinct hosts among *answers* ``(host, seats as bits)``.
-
-    At most 8 answers. This is what R and W count (docs/architecture.md, "Seats").
-    """
-    cdef uint8_t masks[SEATS_MAX]
-    cdef int hosts[SEATS_MAX]
-    cdef int count = 0
-    for host, mask in answers:
-        if count == SEATS_MAX:
-            raise ValueError(f"at most {SEATS_MAX} answers")
-        hosts[count] = host
-        masks[count] = mask
-        count += 1
-    return _distinct_seats(masks, hosts, count)
-
-
-cdef class Peer:
-    """A member as the request path sees it. ``link`` is set while requests can be sent to it."""
-
-    def __init__(self, *, bytes id not None, str name not None, int host, bint me=False):
-        self.id = id
-        self.name = name
-        self.host = host
-        self.me = me
-
-    cdef bint reachable(self) noexcept:
-        return self.me or (self.link is not None and not self.link.lost and self.link.out.size < LINK_BACKLOG_MAX)
-
-
-cdef class View:
-    """Who serves which partition, as this node sees it; immutable.
-
-    Args:
-        peers: all members.
-        table: per partition ``[(peer, seats as bits), ...]`` in preference order, at most 8.
-        replicas: N.
-        most: the number of distinct hosts that quorums may ask for, 1..N.
-    """
-
-    def __init__(self, *, peers, table, int replicas, int most):
-        cdef bytearray masks = bytearray(SEATS_MAX * len(table))
-        cdef bytearray own = bytearray(len(table))
-        cdef list holders = []
-        if len(table) == 0 or len(table) & (len(table) - 1):
-            raise ValueError(f"the number of partitions must be a power of two, got {len(table)}")
-        for partition, row in enumerate(table):
-            if len(row) > SEATS_MAX:
-                raise ValueError(f"partition {partition} has more than {SEATS_MAX} holders")
-            holders.append(tuple([peer for peer, _ in row]))
-            for place, (peer, seats) in enumerate(row):
-                masks[SEATS_MAX * partition + place] = seats
-                if peer.me:
-                    own[partition] = seats
-        self.peers = tuple(peers)
-        self.holders = tuple(holders)
-        self.masks = bytes(masks)
-        self.own = bytes(own)
-        self.shift = 64 - (len(table).bit_length() - 1)
-        self.replicas = replicas
-        self.most = most
-
-    cdef Py_ssize_t locate(self, uint64_t position) noexcept:
-        return 0 if self.shift == 64 else <Py_ssize_t>(position >> self.shift)
 
 
 # ---- requests under way
@@ -196,6 +121,9 @@ cdef class Pending:
     cdef int gone(self, Peer who) except -1:
         return 0
 
+    cdef int suspected(self, Peer who) except -1:
+        return 0
+
     cdef int expired(self) except -1:
         return 0
 
@@ -204,68 +132,201 @@ cdef class Pending:
 
 
 cdef class Quorum(Pending):
-    """A client's request that this node coordinates: counts who answered, with which seats."""
+    """A client's request that this node coordinates: whom it asks, who answered, with which seats."""
 
     cdef int place(self, Peer who) noexcept:
         cdef int i
-        for i in range(len(self.holders)):
-            if self.holders[i] is who:
+        for i in range(self.count):
+            if self.peers[i] is who:
                 return i
         return -1
 
-    cdef int _count(self, const uint8_t *masks) noexcept:
-        cdef int hosts[SEATS_MAX]
-        cdef int i, n = <int>len(self.holders)
-        for i in range(n):
-            hosts[i] = (<Peer>self.holders[i]).host
-        return _distinct_seats(masks, hosts, n)
+    cdef int enter(self, Peer who, uint8_t expected, int target, bint extra) except -2:
+        """Add a node to ask; return its place, -1 without room."""
+        cdef Slot *slot
+        if self.count == SLOTS_MAX:
+            return -1
+        slot = &self.slots[self.count]
+        memset(slot, 0, sizeof(Slot))
+        slot.state = ASKED if who.reachable() else FAILED
+        slot.host = who.host
+        slot.target = target
+        slot.extra = extra
+        slot.expected = expected
+        self.peers.append(who)
+        self.count += 1
+        return self.count - 1
 
-    cdef int have(self) noexcept:
-        return self._count(self.stated)
-
-    cdef int could(self) noexcept:
-        """How many seats there may still be, if all that were asked answer as expected."""
-        cdef uint8_t masks[SEATS_MAX]
+    cdef int stand_in(self, int place) except -2:
+        """Add the next healthy host of the preference list in the place of a holder; return its place, -1 if none."""
+        cdef Peer peer
         cdef int i
-        for i in range(SEATS_MAX):
-            masks[i] = self.stated[i] | self.expected[i]
-        return self._count(masks)
+        cdef bint used
+        if self.strict:
+            return -1
+        for candidate in self.home.view.orders[self.partition]:
+            peer = candidate
+            if not peer.reachable():
+                continue
+            used = False
+            for i in range(self.count):
+                if self.slots[i].host == peer.host:
+                    used = True
+                    break
+            if not used:
+                return self.enter(peer, self.slots[place].expected, place, False)
+        return -1
 
-    cdef int answered(self, int place, uint8_t seats) except -1:
-        """Count an answer; a second one of the same replica changes nothing."""
-        if self.stated[place] == 0 and seats:
-            self.stated[place] = seats
-            self.answers += 1
-        self.expected[place] = 0
-        return 0
+    cdef bint counted(self, int place) noexcept:
+        """Whether an answer counts: from a seat, or from the first that stands in for one that did not answer."""
+        cdef Slot *slot = &self.slots[place]
+        cdef int i
+        if slot.state != DONE:
+            return False
+        if slot.target < 0:
+            return slot.stated != 0
+        if not slot.kept or (self.slots[slot.target].state == DONE and self.slots[slot.target].stated):
+            return False
+        for i in range(place):
+            if self.slots[i].state == DONE and self.slots[i].kept and self.slots[i].target == slot.target:
+                return False
+        return True
 
-    cdef int failed(self, Peer who) except -1:
-        """A replica cannot answer any more: the result may be certain now."""
-        cdef int place = self.place(who)
-        if place >= 0 and self.expected[place]:
-            self.expected[place] = 0
-            self.weigh()
-        return 0
+    cdef int seats(self, bint primaries, bint asked, bint synced) noexcept:
+        """Count distinct seats on distinct hosts.
+
+        Args:
+            primaries: of those that serve a seat alone. asked: those that may still answer too, as our view has them.
+            synced: of those alone that have it on disk.
+        """
+        cdef uint8_t[SLOTS_MAX] masks
+        cdef int[SLOTS_MAX] hosts
+        cdef Slot *slot
+        cdef int i
+        for i in range(self.count):
+            slot = &self.slots[i]
+            hosts[i] = slot.host
+            masks[i] = 0
+            if primaries and slot.target >= 0:
+                continue
+            if asked and slot.state == ASKED:
+                masks[i] = slot.expected
+            elif self.counted(i) and (slot.synced or not synced):
+                masks[i] = slot.stated if slot.target < 0 else slot.expected
+        if self.home.planted and "count-nodes" in self.home.plants:
+            return self.count_nodes(masks, hosts, asked)
+        return count_seats(masks, hosts, self.count)
+
+    cdef int count_nodes(self, const uint8_t *masks, const int *hosts, bint asked) noexcept:
+        """A canary: nodes instead of seats, those that state none too."""
+        cdef int i, total = 0
+        for i in range(self.count):
+            if masks[i] or self.slots[i].state == DONE or (asked and self.slots[i].state == ASKED):
+                total += 1
+        return total
+
+    cdef bint waits(self) noexcept:
+        """Whether somebody may still answer."""
+        cdef int i
+        for i in range(self.count):
+            if self.slots[i].state == ASKED:
+                return True
+        return False
+
+    cdef bint met(self) noexcept:
+        return self.seats(False, False, False) >= self.need and (
+            self.primaries == 0 or self.seats(True, False, False) >= self.primaries
+        )
+
+    cdef bint hopeless(self) noexcept:
+        return self.seats(False, True, False) < self.need or (
+            self.primaries > 0 and self.seats(True, True, False) < self.primaries
+        )
 
     cdef int weigh(self) except -1:
-        if self.have() >= self.need:
-            return self.conclude()
-        if self.could() < self.need:
-            return self.give_up()
+        """Answer as soon as the outcome is certain; end when nobody can add to it."""
+        if not self.replied:
+            if self.met():
+                return self.conclude()
+            if self.hopeless():
+                return self.give_up()
+        if self.replied and not self.waits():
+            return self.settle()
+        return 0
+
+    cdef int fail(self, int place) except -1:
+        """A node cannot answer any more."""
+        if self.slots[place].state == ASKED:
+            self.slots[place].state = FAILED
+            self.make_up(place)
+            return self.weigh()
+        return 0
+
+    cdef int ask(self, int place) except -1:
+        return 0
+
+    cdef int make_up(self, int place) except -1:
+        """Let another stand in for a node that failed or is silent."""
+        cdef Slot *slot = &self.slots[place]
+        cdef int origin = place if slot.target < 0 else slot.target
+        cdef int other
+        if slot.covered or slot.extra or slot.expected == 0:
+            return 0
+        slot.covered = True
+        if self.slots[origin].state == DONE and self.slots[origin].stated:
+            return 0
+        other = self.stand_in(origin)
+        if other >= 0:
+            return self.ask(other)
+        return 0
+
+    cdef int reroute(self) except -1:
+        """Ask those too that serve the partition by now: a replica has said that it does not."""
+        cdef View view = self.home.view
+        cdef const uint8_t *masks = view.row(self.partition)
+        cdef tuple holders = view.holders[self.partition]
+        cdef int i, at
+        for i in range(len(holders)):
+            at = self.place(holders[i])
+            if at < 0:
+                at = self.enter(holders[i], masks[i], -1, False)
+                if at >= 0 and self.slots[at].state == ASKED:
+                    self.ask(at)
         return 0
 
     cdef int conclude(self) except -1:
+        """The quorum is met: answer, and go on for those that have not answered."""
+        self.replied = True
+        self.home.sample(self.home.now_ns - self.started_ns)
+        if not self.client.lost:
+            self.reply()
+        if not self.waits():
+            return self.settle()
+        return 0
+
+    cdef int reply(self) except -1:
         return 0
 
     cdef int give_up(self) except -1:
         return 0
+
+    cdef int settle(self) except -1:
+        return self.finish()
 
     cdef int finish(self) except -1:
         self.home.pending.pop(self.rid, None)
         return 0
 
     cdef int gone(self, Peer who) except -1:
-        return self.failed(who)
+        cdef int place = self.place(who)
+        return self.fail(place) if place >= 0 else 0
+
+    cdef int suspected(self, Peer who) except -1:
+        """It may still answer; meanwhile another stands in."""
+        cdef int place = self.place(who)
+        if place >= 0 and self.slots[place].state == ASKED:
+            return self.make_up(place)
+        return 0
 
     cdef int refuse(self, str code, str message, object details) except -1:
         self.finish()
@@ -273,13 +334,27 @@ cdef class Quorum(Pending):
         return 0
 
     cdef int receipt(self, Buffer out) except -1:
+        cdef int i, primaries = 0, fallbacks = 0, synced = 0, flags = FLAG_FORWARDED if self.forwarded else 0
+        for i in range(self.count):
+            if not self.counted(i):
+                continue
+            if self.slots[i].target < 0:
+                primaries += 1
+            else:
+                fallbacks += 1
+            if self.slots[i].synced:
+                synced += 1
+        if fallbacks:
+            flags |= FLAG_SLOPPY
+        if primaries == 0:
+            flags |= FLAG_NO_PRIMARY
         put_head(out, ARRAY, 6)
         put_uint(out, self.need)
-        put_uint(out, self.answers)
-        put_uint(out, self.answers)         # each answer that counts comes from a seat: a primary
-        put_uint(out, 0)
-        put_uint(out, self.synced)
-        put_uint(out, FLAG_FORWARDED if self.forwarded else 0)
+        put_uint(out, primaries + fallbacks)
+        put_uint(out, primaries)
+        put_uint(out, fallbacks)
+        put_uint(out, synced)
+        put_uint(out, flags)
         return 0
 
 
@@ -310,30 +385,74 @@ cdef int _put_context(Buffer out, Record record, bytes key, bytes cluster) excep
 
 
 cdef class Get(Quorum):
-    """One get: merges what R seats answer. Source: Dynamo, sections 4.5 and 5."""
+    """One get: merges what R seats answer, then repairs the stale. Source: Dynamo, sections 4.5 and 5."""
+
+    cdef bint met(self) noexcept:
+        # One seat at least: a node that stands in may know nothing of a key that all seats have.
+        cdef int primaries = self.seats(True, False, False)
+        if self.seats(False, False, False) < self.need or primaries < self.primaries:
+            return False
+        if primaries:
+            return True
+        return self.found.entry_count > 0 and self.seats(True, True, False) == 0
+
+    cdef int ask(self, int place) except -1:
+        cdef Peer peer = self.peers[place]
+        cdef Py_ssize_t start
+        if self.slots[place].state != ASKED or peer.me:
+            return 0
+        self.slots[place].sent_ns = self.home.now_ns
+        start = peer.link.begin_message(4, FETCH, self.rid)
+        put_bytes(peer.link.out, PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
+        if self.digest:
+            put_uint(peer.link.out, self.digest)
+        else:
+            put_byte(peer.link.out, CBOR_NULL)
+        return peer.link.end_request(start)
 
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1:
-        cdef uint64_t seats
+        cdef uint64_t seats = 0, round = 0
         cdef bint same
+        cdef Record theirs
+        cdef Slot *slot
         cdef int place = self.place(who)
-        if op != FETCHED or place < 0:
-            return self.failed(who)
-        if not read_uint(rest, &seats) or seats > 0xFF:
-            return self.failed(who)
-        if not read_null(rest) and not read_bool(rest, &same):
-            self.found = self.found.merged(
-                decode_record(PyBytes_FromStringAndSize(<const char *>rest.at, rest.end - rest.at))
-            )
-        self.answered(place, <uint8_t>seats)
+        if place < 0 or self.slots[place].state != ASKED:
+            return 0
+        slot = &self.slots[place]
+        if op != FETCHED or not read_uint(rest, &seats) or seats > 0xFF or not read_uint(rest, &round):
+            return self.fail(place)
+        who.answered(self.home.now_ns - slot.sent_ns)
+        if read_bool(rest, &same):
+            slot.digest = self.digest
+            if self.home.planted and "same-is-now" in self.home.plants:
+                self.found = self.home.replica.read(self.object_key) or Record.__new__(Record)
+            elif self.asked_with is not None:
+                self.found = self.found.merged(self.asked_with)
+        elif not read_null(rest):
+            theirs = decode_record(PyBytes_FromStringAndSize(<const char *>rest.at, rest.end - rest.at))
+            slot.digest = theirs.hash()
+            self.found = self.found.merged(theirs)
+            if round < self.round:
+                self.round = round
+        slot.state = DONE
+        slot.stated = <uint8_t>seats
+        slot.kept = slot.target >= 0
+        if seats == 0 and slot.target < 0:
+            slot.state = FAILED             # it gave its seats away: its record is news, its answer counts for nothing
+            self.reroute()
         return self.weigh()
 
     cdef int conclude(self) except -1:
+        self.home.observe(self.found.newest())
+        Quorum.conclude(self)
+        if self.home.pending.get(self.rid) is self:
+            self.home.remind(self, self.home.now_ns + LINGER_NS)
+        return 0
+
+    cdef int reply(self) except -1:
         cdef Connection client = self.client
         cdef Buffer out
         cdef Py_ssize_t start
-        self.finish()
-        if client.lost:
-            return 0
         if self.found.value_bytes() < _DIRECT_MAX:
             start = client.begin_message(6, FOUND, self.client_id)
             self.body(client.out)
@@ -352,43 +471,209 @@ cdef class Get(Quorum):
         self.receipt(out)
         return put_uint(out, self.home.clock)
 
+    cdef int settle(self) except -1:
+        self.finish()
+        return self.repair()
+
+    cdef int repair(self) except -1:
+        """Read repair, after the reply: send the merged record to the seats that answered with less."""
+        cdef Coordinator home = self.home
+        cdef Peer peer
+        cdef Buffer out = home.scratch
+        cdef uint64_t digest
+        cdef int i
+        if self.found.entry_count == 0 or (home.planted and "skip-repair" in home.plants):
+            return 0
+        digest = self.found.hash()
+        for i in range(self.count):
+            if self.slots[i].state != DONE or not self.slots[i].stated or self.slots[i].digest == digest:
+                continue
+            peer = self.peers[i]
+            if peer.me:
+                if self.round >= home.replica.round and home.view.mine(self.partition):
+                    try:
+                        home.replica.merge(self.object_key, self.found)
+                    except StoreError:
+                        pass                # a later get repairs it, or the exchange of trees
+            elif peer.reachable():
+                out.size = 0
+                _put_store(out, home.next_rid, self.key, 0, REPAIR, self.round, self.found)
+                peer.link.send_message(home.next_rid, out.data, out.size)
+                home.next_rid += 1          # nobody waits for the answer
+        return 0
+
     cdef int give_up(self) except -1:
+        cdef int could = self.seats(False, True, False)
         return self.refuse(
-            "unavailable", f"needed {self.need} replicas, reachable {self.could()}",
-            {"needed": self.need, "reachable": self.could()},
+            "unavailable", f"needed {self.need} replicas, reachable {could}",
+            {"needed": self.need, "reachable": could},
         )
 
+    cdef bint hopeless(self) noexcept:
+        return Quorum.hopeless(self) or not self.waits()
+
     cdef int expired(self) except -1:
+        cdef int have
+        if self.replied:
+            return self.settle()
+        have = self.seats(False, False, False)
         return self.refuse(
-            "timeout", f"needed {self.need} replicas, {self.have()} answered in time",
-            {"needed": self.need, "answered": self.have()},
+            "timeout", f"needed {self.need} replicas, {have} answered in time",
+            {"needed": self.need, "answered": have},
         )
+
+
+cdef int _put_store(
+    Buffer out, uint64_t rid, bytes key, uint64_t target, int flags, uint64_t round, Record record
+) except -1:
+    """Append a STORE message."""
+    cdef uint8_t[8] id
+    put_head(out, ARRAY, 7)
+    put_uint(out, STORE)
+    put_uint(out, rid)
+    put_bytes(out, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    if target:
+        store_be(id, target, 8)
+        put_bytes(out, id, 8)
+    else:
+        put_byte(out, CBOR_NULL)
+    put_uint(out, flags)
+    put_uint(out, round)
+    return record.write(out)
+
+
+cdef class Vote(Pending):
+    """A put's own record waits for the flush that covers it."""
+
+    cdef Put put
+    cdef int rounds                         # of the put when this was written: a later one has a vote of its own
+
+    cdef int covered(self) except -1:
+        if self.rounds == self.put.rounds and self.home.pending.get(self.put.rid) is self.put:
+            return self.put.vote(True)
+        return 0
 
 
 cdef class Put(Quorum):
-    """One put or delete, from the local write to W acknowledgements. Source: Dynamo, sections 4.5 and 4.6."""
+    """One put or delete, from the local write to W acknowledgements, and on until every replica has it or a hint does.
 
-    cdef int covered(self) except -1:
-        """The local write is durable: our own vote counts."""
+    Source: Dynamo, sections 4.5 and 4.6.
+    """
+
+    cdef bint met(self) noexcept:
+        if self.home.planted and "ack-before-w" in self.home.plants:
+            return self.seats(False, False, False) >= 1
+        return Quorum.met(self) and (
+            self.options.durable == 0 or self.seats(False, False, True) >= self.most(self.options.durable)
+        )
+
+    cdef bint hopeless(self) noexcept:
+        return Quorum.hopeless(self) or (
+            self.options.durable > 0 and self.seats(False, True, True) < self.most(self.options.durable)
+        )
+
+    cdef int most(self, int asked) noexcept:
+        return asked if asked < self.home.view.most else self.home.view.most
+
+    cdef int vote(self, bint synced) except -1:
+        """Our own record counts."""
         cdef int place = self.place(self.home.me)
-        if place >= 0 and self.home.pending.get(self.rid) is self:
-            self.synced += 1
-            self.answered(place, self.expected[place])
-            self.weigh()
-        return 0
+        cdef Slot *slot
+        if place < 0 or self.slots[place].state != ASKED:
+            return 0
+        slot = &self.slots[place]
+        slot.state = DONE
+        slot.synced = synced
+        if slot.target < 0:
+            slot.stated = self.home.view.mine(self.partition)
+        else:
+            slot.kept = True
+        return self.weigh()
+
+    cdef int ask(self, int place) except -1:
+        return self.send(place, self.record)
+
+    cdef int send(self, int place, Record record) except -1:
+        """Send the whole merged record to one node."""
+        cdef Buffer out = self.home.scratch
+        cdef Slot *slot = &self.slots[place]
+        cdef Peer peer = self.peers[place]
+        cdef Peer target
+        cdef int flags = (REPORT if self.options.overwrite else 0) | (DURABLE if self.options.durable else 0)
+        if slot.state != ASKED or peer.me:
+            return 0
+        slot.sent_ns = self.home.now_ns
+        out.size = 0
+        if slot.target >= 0:
+            target = self.peers[slot.target]
+            _put_store(out, self.rid, self.key, target.number, flags, self.round, record)
+        else:
+            _put_store(out, self.rid, self.key, 0, REPAIR if slot.extra else flags, self.round, record)
+        return peer.link.send_message(self.rid, out.data, out.size)
+
+    cdef int make_up(self, int place) except -1:
+        """Another host stands in; without one, a surviving replica keeps a hint, which counts for nothing: this one."""
+        cdef Slot *slot = &self.slots[place]
+        cdef int origin = place if slot.target < 0 else slot.target
+        cdef int i
+        if slot.covered or slot.extra or slot.expected == 0:
+            return 0
+        Quorum.make_up(self, place)
+        if self.slots[origin].state == DONE and self.slots[origin].stated:
+            return 0
+        for i in range(self.count):
+            if self.slots[i].target == origin and self.slots[i].state in (ASKED, DONE) and not self.slots[i].covered:
+                return 0
+        return self.home.keep_hint(self, self.peers[origin])
 
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1:
-        cdef uint64_t seats
-        cdef bint synced
+        cdef uint64_t seats = 0, flags = 0
+        cdef Slot *slot
         cdef int place = self.place(who)
-        if op != STORED or place < 0 or not read_uint(rest, &seats) or seats > 0xFF or not read_bool(rest, &synced):
-            return self.failed(who)
-        if not read_null(rest):
-            self.compare(decode_record(PyBytes_FromStringAndSize(<const char *>rest.at, rest.end - rest.at)))
-        if self.stated[place] == 0 and synced:
-            self.synced += 1
-        self.answered(place, <uint8_t>seats)
+        if place < 0 or self.slots[place].state != ASKED:
+            return 0
+        slot = &self.slots[place]
+        if op == ERROR:
+            message = decode_item(body.at, body.end - body.at)
+            if len(message) == 5 and message[2] == "stale-round" and isinstance(message[4], dict):
+                number = message[4].get("round")
+                if isinstance(number, int) and 0 <= number < 2**63 and len(self.home.stale) < STALE_MAX:
+                    self.home.stale.append((self, place, number, self.home.now_ns))
+                    return 0
+            return self.fail(place)
+        if op != STORED or not read_uint(rest, &seats) or seats > 0xFF or not read_uint(rest, &flags):
+            return self.fail(place)
+        who.answered(self.home.now_ns - slot.sent_ns)
+        if read_null(rest):
+            if not read_null(rest):
+                self.compare(decode_record(PyBytes_FromStringAndSize(<const char *>rest.at, rest.end - rest.at)))
+        else:
+            self.take_owners(decode_item(body.at, body.end - body.at)[4])
+        slot.state = DONE
+        slot.stated = <uint8_t>seats
+        slot.synced = flags & STORED_SYNCED
+        slot.kept = slot.target >= 0 and flags & STORED_KEPT
+        if slot.target >= 0 and not slot.kept:
+            slot.state = FAILED
+            self.make_up(place)
+        elif seats == 0 and slot.target < 0 and not slot.extra:
+            self.reroute()
         return self.weigh()
+
+    cdef int take_owners(self, object owners) except -1:
+        """A node without a seat says who has them, as far as it knows: ask these too."""
+        cdef int at
+        if not isinstance(owners, list):
+            raise ValueError("owners must be a list")
+        for owner in owners:
+            if not isinstance(owner, list) or len(owner) != 2 or not isinstance(owner[1], int) or not 0 < owner[1] < 256:
+                raise ValueError("owners must be [node id, seats]")
+            peer = self.home.node.peers.get(owner[0]) if isinstance(owner[0], bytes) else None
+            if peer is not None and self.place(peer) < 0:
+                at = self.enter(peer, owner[1], -1, False)
+                if at >= 0:
+                    self.ask(at)
+        return 0
 
     cdef int compare(self, Record theirs) except -1:
         """Remember what a replica holds that an overwrite has not covered."""
@@ -402,14 +687,14 @@ cdef class Put(Quorum):
         return 0
 
     cdef int conclude(self) except -1:
+        if self.told is not None and (self.beaten or self.rounds == 0):
+            return self.again()
+        return Quorum.conclude(self)
+
+    cdef int reply(self) except -1:
         cdef Connection client = self.client
         cdef Py_ssize_t start
         cdef Buffer out
-        if self.told is not None and (self.beaten or self.rounds == 0):
-            return self.again()
-        self.finish()
-        if client.lost:
-            return 0
         if not self.options.give or self.record.value_bytes() < _DIRECT_MAX:
             start = client.begin_message(8, WRITTEN, self.client_id)
             self.body(client.out)
@@ -429,7 +714,10 @@ cdef class Put(Quorum):
         put_uint(out, self.version.counter)
         put_uint(out, self.version.time)
         put_uint(out, <uint64_t>live)
-        if self.options.give or live == (0 if self.version.size < 0 else 1):
+        if (
+            self.options.give or live == (0 if self.version.size < 0 else 1)
+            or (self.home.planted and "put-context" in self.home.plants)
+        ):
             _put_context(out, self.record, self.key, self.home.cluster)
         else:
             put_byte(out, CBOR_NULL)        # a context that covers siblings nobody was shown would overwrite them
@@ -446,8 +734,8 @@ cdef class Put(Quorum):
         a coordinator that had missed writes leaves no sibling.
         """
         cdef Coordinator home = self.home
-        cdef bytes object_key = _object_key(xxh3_64_intdigest(self.key), self.key)
         cdef Record seen = self.told.merged(self.record)
+        cdef int64_t left_ms = (self.deadline_ns - home.now_ns) // 1_000_000
         self.rounds += 1
         if self.rounds >= ROUNDS_MAX:
             return self.give_up()
@@ -456,57 +744,83 @@ cdef class Put(Quorum):
         self.beaten = False
         self.finish()
         try:
-            home.restart(self)
-            home.write(self, object_key, seen, True)
+            home.start(
+                self, self.client, self.client_id, self.key, xxh3_64_intdigest(self.key), self.need,
+                self.primaries, self.strict,
+            )
+            home.check_reachable(self)
+            home.write(self, seen, True)
         except (StoreError, RequestError) as error:
             return self.refuse("uncertain", f"the overwrite was beaten and could not be repeated: {error}", {})
+        home.enlist(self, left_ms if left_ms > 1 else 1)
         return home.replicate(self)
 
     cdef int give_up(self) except -1:
         """Too few replicas are left; some may have the write, and this node has."""
+        cdef int have = self.seats(False, False, False)
         return self.refuse(
-            "uncertain", f"write not confirmed: needed {self.need} replicas, {self.have()} answered",
-            {"needed": self.need, "answered": self.have()},
+            "uncertain", f"write not confirmed: needed {self.need} replicas, {have} answered",
+            {"needed": self.need, "answered": have},
         )
 
     cdef int expired(self) except -1:
+        cdef int i, have
+        for i in range(self.count):
+            if self.slots[i].state == ASKED:
+                self.slots[i].state = FAILED
+                if self.slots[i].target < 0 and self.slots[i].expected and not self.slots[i].covered:
+                    self.home.keep_hint(self, self.peers[i])
+        if self.replied:
+            return self.finish()
+        have = self.seats(False, False, False)
         return self.refuse(
-            "timeout", f"write not confirmed in time: needed {self.need} replicas, {self.have()} answered",
-            {"needed": self.need, "answered": self.have()},
+            "timeout", f"write not confirmed in time: needed {self.need} replicas, {have} answered",
+            {"needed": self.need, "answered": have},
         )
 
 
 cdef class Relay(Pending):
-    """A request for a key of which this node is no replica: asked once of the best replica, answered as that answers.
+    """A request for a key of which this node is no replica: passed on to the best replica, answered as that answers.
 
-    A get goes on to the next replica when one fails; a put only when the replica surely did nothing.
+    A get goes on to the next replica when one fails, and asks a second one when the first is slow, within a budget. A
+    put goes on only when the replica surely did nothing. With no replica left, this node stands in itself.
     """
 
-    cdef int begin(self) except -1:
-        """Send to the next replica that can be reached."""
+    cdef int next(self) except -1:
+        """Send to the next replica that can be reached; return 0 if there is none."""
         cdef Buffer out = self.home.scratch
         cdef int64_t left_ms = (self.deadline_ns - self.home.now_ns) // 1_000_000
         cdef int pairs = 1
+        cdef Peer peer
         while self.left:
-            self.asked = self.left.pop()
-            if self.asked.reachable() and left_ms > 0:
+            peer = self.left.pop()
+            if peer.reachable() and left_ms > 0:
                 break
         else:
-            self.asked = None
-            return self.fail("unavailable", f"needed {self.need} replicas, reachable 0",
-                             {"needed": self.need, "reachable": 0})
+            return 0
+        self.asked.append(peer)
         out.size = 0
         put_head(out, ARRAY, 4 if self.op == GET else 7)
         put_uint(out, self.op)
         put_uint(out, self.rid)
         put_raw(out, PyBytes_AS_STRING(self.fields), PyBytes_GET_SIZE(self.fields))
-        pairs += (self.options.need > 0) + (self.options.time > 0) + self.options.overwrite + self.options.give
+        pairs += (self.options.need > 0) + (self.options.primaries > 0) + (self.options.durable > 0)
+        pairs += self.options.strict + (self.options.time > 0) + self.options.overwrite + self.options.give
         put_head(out, MAP, pairs)
         put_text(out, b"timeout", 7)
         put_uint(out, left_ms)
         if self.options.need:
             put_text(out, b"r" if self.op == GET else b"w", 1)
             put_uint(out, self.options.need)
+        if self.options.primaries:
+            put_text(out, b"pr" if self.op == GET else b"pw", 2)
+            put_uint(out, self.options.primaries)
+        if self.options.durable:
+            put_text(out, b"dw", 2)
+            put_uint(out, self.options.durable)
+        if self.options.strict:
+            put_text(out, b"sloppy", 6)
+            put_byte(out, CBOR_FALSE)
         if self.options.time:
             put_text(out, b"time", 4)
             put_uint(out, self.options.time)
@@ -516,20 +830,35 @@ cdef class Relay(Pending):
         if self.options.give:
             put_text(out, b"return", 6)
             put_byte(out, CBOR_TRUE)
-        return self.asked.link.send_message(self.rid, out.data, out.size)
+        peer.link.send_message(self.rid, out.data, out.size)
+        if self.op == GET and peer.latency_ns and self.left:
+            self.home.remind(self, self.home.now_ns + max(HEDGE_MIN_NS, <int64_t>(HEDGE_FACTOR * peer.latency_ns)))
+        return 1
+
+    cdef int begin(self) except -1:
+        """Ask the next replica; when there is none, say so."""
+        if self.next() or self.asked:
+            return 0
+        return self.fail("unavailable", f"needed {self.need} replicas, reachable 0",
+                         {"needed": self.need, "reachable": 0})
 
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1:
         cdef Buffer out = self.home.scratch
         cdef uint64_t fields = 0
-        if who is not self.asked:
+        if who not in self.asked:
             return 0
         message = decode_item(body.at, body.end - body.at) if op == ERROR else None
         read_expect(body, ARRAY, &fields)
         if op == ERROR and fields == 5 and isinstance(message[2], str):
-            if message[2] in _ASK_ANOTHER and self.reachable_left():
-                return self.begin()
+            if message[2] in _ASK_ANOTHER:
+                self.asked.remove(who)
+                if self.next() or self.asked:
+                    return 0
         elif not ((self.op == GET and op == FOUND and fields == 6) or (self.op == PUT and op == WRITTEN and fields == 8)):
             raise ValueError("no answer to the request")
+        else:
+            who.answered(self.home.now_ns - self.started_ns)
+            self.home.sample(self.home.now_ns - self.started_ns)
         self.home.pending.pop(self.rid, None)
         out.size = 0
         put_head(out, ARRAY, fields)
@@ -539,23 +868,32 @@ cdef class Relay(Pending):
         self.client.settle()
         return self.client.send_message(self.client_id, out.data, out.size)
 
-    cdef int gone(self, Peer who) except -1:
-        if who is not self.asked:
+    cdef int lost(self, Peer who) except -1:
+        if who not in self.asked:
             return 0
+        self.asked.remove(who)
         if self.op == GET:
             return self.begin()
         return self.fail("uncertain", "the coordinating replica was lost: the write may or may not be there",
                          {"needed": self.need, "answered": 0})
 
+    cdef int gone(self, Peer who) except -1:
+        return self.lost(who)
+
+    cdef int suspected(self, Peer who) except -1:
+        # Of a put the outcome is not known: it may still answer, and nobody else may be asked.
+        if self.op == GET and who in self.asked:
+            self.next()
+        return 0
+
     cdef int expired(self) except -1:
+        cdef Coordinator home = self.home
+        if home.now_ns + BUCKET_NS < self.deadline_ns:
+            if len(self.asked) == 1 and home.hedged * HEDGE_SHARE < home.relayed:
+                home.hedged += self.next()
+            return 0
         return self.fail("timeout", f"needed {self.need} replicas, none answered in time",
                          {"needed": self.need, "answered": 0})
-
-    cdef bint reachable_left(self) except -1:
-        for peer in self.left:
-            if (<Peer>peer).reachable():
-                return True
-        return False
 
     cdef int fail(self, str code, str message, object details) except -1:
         self.home.pending.pop(self.rid, None)
@@ -613,8 +951,10 @@ cdef class Coordinator(Handler):
 
     Args:
         node: is told ``save_clock(time)``, before a hybrid time above the last one saved is used, and
-            ``amnesia(key)``, when a client knows a dot of ours that we do not.
+            ``amnesia(key)``, when a client knows a dot of ours that we do not; ``peers`` are all it knows, by id.
         store: a `dynafast.storage.interface.Store`.
+        replica: what this node keeps in it.
+        view: who serves what.
         me: this node.
         cluster: the cluster's id; keys the checksums of contexts.
         boot: random, new at every start (the actor rule).
@@ -622,14 +962,17 @@ cdef class Coordinator(Handler):
         read_quorum, write_quorum: R and W for requests that do not say.
         group: acknowledge after a flush (durability ``group``), else at once.
         clock: the hybrid time to start after.
+        plants: names of safeguards to leave out, for the canaries of the simulator.
     """
 
     def __init__(
-        self, *, node, store, Peer me not None, bytes cluster not None, uint64_t boot, random64, int read_quorum,
-        int write_quorum, bint group, uint64_t clock,
+        self, *, node, store, Replica replica not None, View view not None, Peer me not None, bytes cluster not None,
+        uint64_t boot, random64, int read_quorum, int write_quorum, bint group, uint64_t clock, plants=frozenset(),
     ):
         self.node = node
         self.disk = store
+        self.replica = replica
+        self.view = view
         self.me = me
         self.cluster = cluster
         self.boot = boot
@@ -638,9 +981,12 @@ cdef class Coordinator(Handler):
         self.write_quorum = write_quorum
         self.group = group
         self.clock = self.clock_saved = clock
+        self.plants = plants
+        self.planted = bool(plants)
         self.pending = {}
         self.wheel = {}
         self.waiting = deque()
+        self.stale = []
         self.dirty = []
         self.scratch = Buffer()
         self.next_rid = 1
@@ -652,10 +998,6 @@ cdef class Coordinator(Handler):
         self.now_ns = now_ns
         self.wall_ms = wall_ms
 
-    def set_view(self, View view not None):
-        """Serve by another view from the next request on."""
-        self.view = view
-
     def link_down(self, Peer peer not None):
         """Requests cannot be sent to *peer* any more; answers will not come."""
         cdef Pending request
@@ -663,6 +1005,14 @@ cdef class Coordinator(Handler):
         for request in list(self.pending.values()):
             if self.pending.get(request.rid) is request:    # else it ended meanwhile
                 request.gone(peer)
+
+    def suspect(self, Peer peer not None):
+        """*peer* is silent: it gets no new requests, and others stand in for those it has not answered."""
+        cdef Pending request
+        peer.suspected = True
+        for request in list(self.pending.values()):
+            if self.pending.get(request.rid) is request:
+                request.suspected(peer)
 
     def flushed(self, uint64_t sequence):
         """Everything up to *sequence* is durable: release what waited for that."""
@@ -686,7 +1036,7 @@ cdef class Coordinator(Handler):
         self.await_flush(request)
 
     def sweep(self):
-        """End the requests whose deadline has passed."""
+        """End the requests whose deadline has passed, and send again what an old round number held up."""
         cdef int64_t bucket = self.now_ns // BUCKET_NS
         cdef Buffer rids
         cdef Pending request
@@ -697,12 +1047,31 @@ cdef class Coordinator(Handler):
                 request = self.pending.get((<uint64_t *>rids.data)[i])
                 if request is not None:
                     request.expired()
+        if self.stale:
+            self.retry_stale()
 
     def take_dirty(self):
         """Return the connections that have output, or that close, since the last call."""
         cdef list dirty = self.dirty
         self.dirty = []
         return dirty
+
+    def take_latencies(self):
+        """Return the durations (ns) of requests answered since the last call, at most 4096 of them."""
+        cdef list taken = [self.samples[i] for i in range(self.sample_count)]
+        self.sample_count = 0
+        return taken
+
+    def busy_keys(self):
+        """Return the object keys of all requests under way."""
+        keys = set()
+        for request in self.pending.values():
+            if isinstance(request, Quorum):
+                keys.add((<Quorum>request).object_key)
+            elif isinstance(request, Relay):
+                key = (<Relay>request).key
+                keys.add(_object_key(xxh3_64_intdigest(key), key))
+        return keys
 
     @property
     def busy(self):
@@ -719,7 +1088,7 @@ cdef class Coordinator(Handler):
         cdef Call call = Call()
         call.asked = peer
         call.done = done
-        if not peer.reachable():
+        if peer.me or peer.link is None or peer.link.lost:
             done(None, NotReachedError(f"{peer.name} is not connected"))
             return
         self.enlist(call, timeout_ms)
@@ -743,21 +1112,28 @@ cdef class Coordinator(Handler):
             self.clock = time
         return 0
 
+    cdef int sample(self, int64_t took_ns) noexcept:
+        if self.sample_count < SAMPLES_MAX:
+            self.samples[self.sample_count] = <double>took_ns
+            self.sample_count += 1
+        return 0
+
     cdef int enlist(self, Pending request, int64_t timeout_ms) except -1:
         """Give a request its id and its deadline: a little early, so that the answer arrives in time."""
-        cdef int64_t bucket
-        cdef Buffer rids
         request.home = self
         request.rid = self.next_rid
         self.next_rid += 1
         request.deadline_ns = self.now_ns + timeout_ms * 1_000_000 - timeout_ms * 50_000
-        bucket = request.deadline_ns // BUCKET_NS
-        rids = self.wheel.get(bucket)
+        self.pending[request.rid] = request
+        return self.remind(request, request.deadline_ns)
+
+    cdef int remind(self, Pending request, int64_t when_ns) except -1:
+        """Call ``expired`` of a request under way at that time, within a bucket."""
+        cdef int64_t bucket = when_ns // BUCKET_NS
+        cdef Buffer rids = self.wheel.get(bucket)
         if rids is None:
             rids = self.wheel[bucket] = Buffer()
-        put_raw(rids, &request.rid, sizeof(uint64_t))
-        self.pending[request.rid] = request
-        return 0
+        return put_raw(rids, &request.rid, sizeof(uint64_t))
 
     cdef int await_flush(self, Pending request) except -1:
         request.home = self
@@ -773,89 +1149,89 @@ cdef class Coordinator(Handler):
 
     cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1:
         cdef Pending request = self.pending.get(id)
+        cdef Peer peer = conn.peer
+        peer.heard_ns = self.now_ns
         if request is not None:             # else nobody waits for it any more
             try:
-                request.received(conn.peer, op, body, rest)
+                request.received(peer, op, body, rest)
             except ValueError as error:
                 conn.refuse(id, "bad-request", f"malformed answer: {error}", {})
                 conn.close()
         return 0
 
     cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:
-        cdef uint64_t position = xxh3_64_intdigest(key)
-        cdef Py_ssize_t partition = self.view.locate(position)
-        cdef Get get
+        cdef Py_ssize_t partition = self.view.locate(xxh3_64_intdigest(key))
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
-        if (<const uint8_t *>PyBytes_AS_STRING(self.view.own))[partition] == 0:
+        if self.view.mine(partition) == 0:
             self.scratch.size = 0
             put_bytes(self.scratch, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
-            return self.forward(conn, id, GET, self.scratch.take(), partition, options)
-        get = Get.__new__(Get)
+            if self.forward(conn, id, GET, key, self.scratch.take(), partition, options):
+                return 0
+        return self.coordinate_get(conn, id, key, options)
+
+    cdef int coordinate_get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:
+        cdef Get get = Get.__new__(Get)
         try:
-            self.start(get, conn, id, key, partition, options.need or self.read_quorum)
-            self._read(get, _object_key(position, key), options.timeout_ms)
+            self.start(
+                get, conn, id, key, xxh3_64_intdigest(key), options.need or self.read_quorum, options.primaries,
+                options.strict,
+            )
+            self._read(get, options.timeout_ms)
         except RequestError as error:
             conn.fail(id, error.code, str(error), error.details)
         return 0
 
-    cdef int _read(self, Get get, bytes object_key, int timeout_ms) except -1:
+    cdef int _read(self, Get get, int timeout_ms) except -1:
         """Count our own record, and ask the other replicas unless that is enough."""
-        cdef int mine = get.place(self.me)
+        cdef int i, mine = get.place(self.me)
         cdef Local local
-        cdef bint held = True
+        cdef Slot *slot = &get.slots[mine]
+        get.found = Record.__new__(Record)
+        get.round = self.replica.round
         try:
-            get.found = self.load(object_key, &local)
+            get.found = self.replica.load(get.object_key, &local)
         except StoreError:
-            get.found = None                # unreadable is no answer, never "not found"
-        if get.found is None:
-            held = False
-            get.found = Record.__new__(Record)
-            get.expected[mine] = 0
+            slot.state = FAILED             # unreadable is no answer, never "not found"
         else:
-            get.answered(mine, get.expected[mine])
-            if get.have() >= get.need:
-                get.home = self
+            slot.state = DONE
+            slot.stated = self.view.mine(get.partition)
+            slot.kept = slot.target >= 0
+            if get.found.entry_count:
+                get.digest = slot.digest = get.found.hash()
+                get.asked_with = get.found
+            if get.met():                   # by ourselves alone: nobody else is asked
+                for i in range(get.count):
+                    if i != mine:
+                        get.slots[i].state = FAILED
                 return get.conclude()
         self.check_reachable(get)
         self.enlist(get, timeout_ms)
-        return self._fetch_from_replicas(get, held)
-
-    cdef int _fetch_from_replicas(self, Get get, bint held) except -1:
-        cdef Peer peer
-        cdef Py_ssize_t start
-        cdef uint64_t digest = get.found.hash() if held and get.found.entry_count else 0
-        cdef int i
-        for i in range(len(get.holders)):
-            peer = get.holders[i]
-            if get.expected[i] == 0 or peer.me:
-                continue
-            start = peer.link.begin_message(4, FETCH, get.rid)
-            put_bytes(peer.link.out, PyBytes_AS_STRING(get.key), PyBytes_GET_SIZE(get.key))
-            if digest:
-                put_uint(peer.link.out, digest)
-            else:
-                put_byte(peer.link.out, CBOR_NULL)
-            peer.link.end_request(start)
+        for i in range(get.count):
+            get.ask(i)
         return 0
 
     cdef int put(
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
         const Options *options,
     ) except -1:
-        cdef uint64_t position = xxh3_64_intdigest(key)
-        cdef Py_ssize_t partition = self.view.locate(position)
-        cdef Put put
-        cdef Record seen
+        cdef Py_ssize_t partition = self.view.locate(xxh3_64_intdigest(key))
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
-        if (<const uint8_t *>PyBytes_AS_STRING(self.view.own))[partition] == 0:
-            return self.forward(
-                conn, id, PUT, _put_fields(key, value, context, write_id), partition, options
-            )
-        put = Put.__new__(Put)
+        if self.view.mine(partition) == 0 and self.forward(
+            conn, id, PUT, key, _put_fields(key, value, context, write_id), partition, options
+        ):
+            return 0
+        return self.coordinate_put(conn, id, key, value, context, write_id, options)
+
+    cdef int coordinate_put(
+        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
+        const Options *options,
+    ) except -1:
+        cdef Put put = Put.__new__(Put)
+        cdef Record seen
         put.options = options[0]
         put.value = value
         put.version.size = -1 if value is None else PyBytes_GET_SIZE(value)
@@ -863,41 +1239,39 @@ cdef class Coordinator(Handler):
         put.version.owner = NULL if value is None else <PyObject *>value
         memcpy(put.version.id, write_id, ID_SIZE)
         try:
-            self.start(put, conn, id, key, partition, options.need or self.write_quorum)
+            if options.durable > self.view.replicas:
+                raise _too_many(options.durable, self.view.replicas)
+            self.start(
+                put, conn, id, key, xxh3_64_intdigest(key), options.need or self.write_quorum, options.primaries,
+                options.strict,
+            )
             self.check_reachable(put)
             seen = Record.__new__(Record) if context is None else read_context(context, key, self.cluster)
-            self.write(put, _object_key(position, key), seen, False)
+            self.write(put, seen, False)
         except RequestError as error:
             conn.fail(id, error.code, str(error), error.details)
             return 0
-        except StoreBusyError as error:
-            conn.fail(id, "overloaded", str(error), {"retry_after_ms": RETRY_AFTER_MS})
-            return 0
         except StoreError as error:
-            conn.fail(id, "corrupt" if isinstance(error, CorruptRecordError) else "store-error", str(error))
-            return 0
+            return _fail_store(conn, id, error)
         self.enlist(put, options.timeout_ms)
         return self.replicate(put)
 
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1:
         cdef uint64_t position = xxh3_64_intdigest(key)
-        cdef uint8_t seats = (<const uint8_t *>PyBytes_AS_STRING(self.view.own))[self.view.locate(position)]
         cdef Local local
         cdef Record record
         cdef Buffer out
-        if not seats:
-            conn.fail(id, "no-seat", "this node serves no seat of the key's partition")
-            return 0
         try:
-            record = self.load(_object_key(position, key), &local)
+            record = self.replica.load(_object_key(position, key), &local)
         except StoreError as error:
-            conn.fail(id, "corrupt" if isinstance(error, CorruptRecordError) else "store-error", str(error))
-            return 0
-        out = Buffer()
-        put_head(out, ARRAY, 4)
+            return _fail_store(conn, id, error)
+        out = self.scratch
+        out.size = 0
+        put_head(out, ARRAY, 5)
         put_uint(out, FETCHED)
         put_uint(out, id)
-        put_uint(out, seats)
+        put_uint(out, self.view.mine(self.view.locate(position)))
+        put_uint(out, self.replica.round)
         if record.entry_count == 0:
             put_byte(out, CBOR_NULL)
         elif has_digest and record.hash() == digest:
@@ -907,58 +1281,89 @@ cdef class Coordinator(Handler):
         conn.settle()
         return conn.send_message(id, out.data, out.size)
 
-    cdef int store(self, Connection conn, uint64_t id, bytes key, bint report, bytes record) except -1:
+    cdef int store(
+        self, Connection conn, uint64_t id, bytes key, uint64_t target, int flags, uint64_t round, bytes record
+    ) except -1:
         cdef uint64_t position = xxh3_64_intdigest(key)
-        cdef uint8_t seats = (<const uint8_t *>PyBytes_AS_STRING(self.view.own))[self.view.locate(position)]
-        cdef Record merged
+        cdef Py_ssize_t partition = self.view.locate(position)
+        cdef uint8_t seats = self.view.mine(partition)
+        cdef uint8_t mode = self.replica.mode_at(partition)
+        cdef bytes object_key
+        cdef Record incoming, held, merged
+        cdef Local local
         cdef Acknowledgement answer
-        if not seats:
+        cdef tuple holders
+        cdef bint kept = False, known = False
+        cdef int i
+        if round < self.replica.round and not (self.planted and "late-frame" in self.plants):
+            conn.fail(id, "stale-round", f"the record was read before round {self.replica.round}: read it again",
+                      {"round": self.replica.round})
+            return 0
+        if flags & REPAIR and mode in (NONE, GIVEN):
             conn.fail(id, "no-seat", "this node serves no seat of the key's partition")
             return 0
+        if target == self.me.number:
+            target = 0
+        if not target and mode in (NONE, GIVEN):    # a client's write, by an old view: kept for one that serves it
+            holders = self.view.holders[partition]
+            for i in range(len(holders)):
+                if not (<Peer>holders[i]).me and (target == 0 or (<Peer>holders[i]).reachable()):
+                    target = (<Peer>holders[i]).number
+                    if (<Peer>holders[i]).reachable():
+                        break
+            if not target:
+                conn.fail(id, "no-seat", "this node serves no seat of the key's partition, and knows nobody who does")
+                return 0
+        object_key = _object_key(position, key)
         try:
-            merged = self._merge(_object_key(position, key), decode_record(record))
+            incoming = decode_record(record)
+            self.observe(incoming.newest())
+            held = self.replica.load(object_key, &local)
+            for i in range(local.hint_count):
+                known = known or local.hints[i] == target
+            kept = target != 0
+            if kept and self.planted and "drop-hint" in self.plants:
+                target = 0
+            if held.entry_count and held.relation(incoming) & 1:
+                merged = held
+                if target and not known:
+                    self.replica.keep(object_key, held, held, &local, target)
+            else:
+                merged = incoming if held.entry_count == 0 else held.merged(incoming)
+                if self.planted and "lww-merge" in self.plants:
+                    merged = _newest_only(merged)
+                self.replica.keep(object_key, held, merged, &local, target)
         except ValueError as error:
             conn.fail(id, "bad-request", f"STORE without a record: {error}")
             return 0
-        except StoreBusyError as error:
-            conn.fail(id, "overloaded", str(error), {"retry_after_ms": RETRY_AFTER_MS})
-            return 0
         except StoreError as error:
-            conn.fail(id, "corrupt" if isinstance(error, CorruptRecordError) else "store-error", str(error))
-            return 0
+            return _fail_store(conn, id, error)
         answer = Acknowledgement.__new__(Acknowledgement)
         answer.peer = conn
         answer.peer_id = id
         answer.seats = seats
-        answer.record = merged.encode() if report and merged.dot_count > 1 else None
-        if self.group:
+        answer.kept = kept
+        if seats == 0 and not flags & REPAIR:
+            answer.owners = [[(<Peer>peer).id, mask] for peer, mask in self.view.seats(partition)]
+        elif flags & REPORT and merged.dot_count > 1:
+            answer.record = merged.encode()
+        if (self.group or flags & DURABLE) and not (self.planted and "ack-before-flush" in self.plants):
             return self.await_flush(answer)
-        return self.acknowledge(answer, False)
-
-    cdef Record _merge(self, bytes object_key, Record incoming):
-        """Merge *incoming* into what is stored, and store that if it is news."""
-        cdef Local local
-        cdef Record held = self.load(object_key, &local)
-        cdef Record merged
-        self.observe(incoming.newest())
-        if held.entry_count == 0:
-            merged = incoming
-        elif held.relation(incoming) & 1:
-            return held
-        else:
-            merged = held.merged(incoming)
-        self.disk.put(object_key, merged.stored(&local))
-        return merged
+        return self.acknowledge(answer, self.group)
 
     cdef int acknowledge(self, Acknowledgement answer, bint synced) except -1:
         cdef Connection conn = answer.peer
         cdef Buffer out = self.scratch
         out.size = 0
-        put_head(out, ARRAY, 5)
+        put_head(out, ARRAY, 6)
         put_uint(out, STORED)
         put_uint(out, answer.peer_id)
         put_uint(out, answer.seats)
-        put_byte(out, CBOR_TRUE if synced else CBOR_FALSE)
+        put_uint(out, (STORED_SYNCED if synced else 0) | (STORED_KEPT if answer.kept else 0))
+        if answer.owners is None:
+            put_byte(out, CBOR_NULL)
+        else:
+            encode_item(out, answer.owners, 0)
         if answer.record is None:
             put_byte(out, CBOR_NULL)
         else:
@@ -978,54 +1383,79 @@ cdef class Coordinator(Handler):
             return False
         return True
 
-    cdef Record load(self, bytes object_key, Local *local):
-        """Return the stored record; an empty one, with an empty local part, when there is none. Raises StoreError."""
-        cdef bytes data = self.disk.get(object_key)
-        if data is None:
-            memset(local, 0, sizeof(Local))
-            return Record.__new__(Record)
-        return load_stored(data, local)
-
     cdef int start(
-        self, Quorum request, Connection conn, uint64_t id, bytes key, Py_ssize_t partition, int need
+        self, Quorum request, Connection conn, uint64_t id, bytes key, uint64_t position, int need, int primaries,
+        bint strict
     ) except -1:
-        if need > self.view.replicas:
-            raise BadRequestError(
-                f"a quorum of {need} is more than the {self.view.replicas} replicas of this cluster",
-                {"replicas": self.view.replicas},
-            )
+        """Fill in whom a request asks: the holders, targets without a seat, and this node if it is none of them."""
+        cdef View view = self.view
+        cdef Py_ssize_t partition = view.locate(position)
+        cdef const uint8_t *masks = view.row(partition)
+        cdef tuple holders = view.holders[partition]
+        cdef int i
+        if need > view.replicas or primaries > view.replicas:
+            raise _too_many(max(need, primaries), view.replicas)
+        request.home = self
         request.client = conn
         request.client_id = id
         request.forwarded = conn.role_code == PEER
+        request.strict = strict
         request.key = key
-        request.holders = self.view.holders[partition]
-        request.need = need if need < self.view.most else self.view.most
-        memcpy(request.expected, &self.view.masks[SEATS_MAX * partition], SEATS_MAX)
+        request.object_key = _object_key(position, key)
+        request.partition = partition
+        request.need = need if need < view.most else view.most
+        request.primaries = primaries if primaries < view.most else view.most
+        request.peers = []
+        request.count = 0
+        if request.started_ns == 0:
+            request.started_ns = self.now_ns
+        for i in range(len(holders)):
+            request.enter(holders[i], masks[i], -1, False)
+        if view.mine(partition) == 0:
+            if request.count == 0:
+                raise UnavailableError("nobody is known to serve the key", {"needed": need, "reachable": 0})
+            request.enter(self.me, request.slots[0].expected, 0, False)
+        if isinstance(request, Put):
+            for peer in view.extras[partition]:
+                if peer is not self.me and (<Peer>peer).reachable():
+                    request.enter(peer, 0, -1, True)
         return 0
 
     cdef int check_reachable(self, Quorum request) except -1:
-        """Strike out the replicas that cannot be asked, and refuse now, with nothing done, if too few are left."""
-        cdef int i
-        for i in range(len(request.holders)):
-            if not (<Peer>request.holders[i]).reachable():
-                request.expected[i] = 0
-        if request.could() < request.need:
+        """Let others stand in for the holders that cannot be asked; refuse, with nothing done, if that is too few."""
+        cdef int i, j, could, holders = request.count
+        cdef bint stood
+        for i in range(holders):
+            if request.slots[i].target < 0 and request.slots[i].state == FAILED and not (<Peer>request.peers[i]).me:
+                stood = False
+                for j in range(request.count):
+                    stood = stood or request.slots[j].target == i
+                if not stood:
+                    request.stand_in(i)
+        if request.hopeless():
+            could = request.seats(False, True, False)
             raise UnavailableError(
-                f"needed {request.need} replicas, reachable {request.could()}",
-                {"needed": request.need, "reachable": request.could()},
+                f"needed {request.need} replicas, reachable {could}", {"needed": request.need, "reachable": could},
             )
         return 0
 
-    cdef int write(self, Put put, bytes object_key, Record seen, bint again) except -1:
+    cdef int write(self, Put put, Record seen, bint again) except -1:
         """Issue the dot and store the new record, or find that this write id is stored already."""
         cdef Local local
-        cdef Record held = self.load(object_key, &local)
+        cdef Record held = self.replica.load(put.object_key, &local)
         cdef const Version *earlier = NULL
+        cdef int mine = put.place(self.me)
+        cdef uint64_t target = 0
+        if put.slots[mine].target >= 0:
+            target = (<Peer>put.peers[put.slots[mine].target]).number
+        put.round = self.replica.round
         if not again:
             earlier = held.find_write(put.version.id)
         if earlier != NULL:                 # a retry: nothing new, but it may still lack replicas
             put.version = earlier[0]
             put.record = held
+            if target:
+                self.replica.merge(put.object_key, held, (<Peer>put.peers[put.slots[mine].target]).id)
             return 0
         if put.options.overwrite:
             seen = seen.merged(held)
@@ -1035,13 +1465,34 @@ cdef class Coordinator(Handler):
         local.actor = put.version.actor
         local.boot = self.boot
         local.counter = put.version.counter
-        self.disk.put(object_key, put.record.stored(&local))
+        if self.planted:
+            self._planted_write(put)
+        self.replica.keep(put.object_key, held, put.record, &local, target)
         return 0
+
+    def _planted_write(self, Put put):
+        """Canaries of the write: a context cut short, frames that go out before the store has accepted the batch."""
+        cdef int i
+        if "trim-early" in self.plants and put.record.entry_count > 10:
+            entries = sorted(put.record.context, key=_entry_time)[-10:]
+            known = {actor: counter for actor, counter, _ in entries}
+            put.record = Record(
+                entries, [dot for dot in put.record.versions if known.get(dot[0], 0) >= dot[1]]
+            )
+        if "send-before-write" in self.plants:
+            put.rid = self.next_rid
+            for i in range(put.count):
+                put.ask(i)
 
     cdef int _choose_dot(self, Put put, Record held, Record seen, const Local *local) except -1:
         """The actor rule: our actor for this key only if this boot issued its last dot, and we still know it."""
         cdef uint64_t actor = local.actor
         cdef bint ours = local.boot == self.boot and actor and held.counter_of(actor) == local.counter
+        if self.planted and "counter-from-context" in self.plants:
+            put.version.actor = self.me.number
+            put.version.counter = max(held.counter_of(self.me.number), seen.counter_of(self.me.number)) + 1
+            put.version.time = self.tick_clock()
+            return 0
         if ours and seen.counter_of(actor) > local.counter:
             ours = False
             self.node.amnesia(put.key)
@@ -1071,59 +1522,134 @@ cdef class Coordinator(Handler):
             )
         return 0
 
-    cdef int restart(self, Put put) except -1:
-        """Prepare a put for another round among the same replicas, within the same deadline."""
-        cdef int64_t left_ms = (put.deadline_ns - self.now_ns) // 1_000_000
-        cdef Py_ssize_t partition = self.view.locate(xxh3_64_intdigest(put.key))
-        memset(put.stated, 0, SEATS_MAX)
-        put.answers = put.synced = 0
-        put.holders = self.view.holders[partition]
-        memcpy(put.expected, &self.view.masks[SEATS_MAX * partition], SEATS_MAX)
-        self.check_reachable(put)
-        return self.enlist(put, left_ms if left_ms > 1 else 1)
-
     cdef int replicate(self, Put put) except -1:
-        """Send the whole merged record to the other replicas; our own vote waits for the flush that covers it."""
+        """Send the whole merged record to the others; our own vote waits for the flush that covers it."""
         cdef Buffer out = self.scratch
         cdef Peer peer
-        cdef int i, mine = put.place(self.me)
+        cdef Vote vote
+        cdef Record sent = put.record
+        cdef int i, flags = (REPORT if put.options.overwrite else 0) | (DURABLE if put.options.durable else 0)
+        if self.planted and "new-version-only" in self.plants:
+            sent = _alone(put.record, put.version.actor, put.version.counter)
         out.size = 0
-        put_head(out, ARRAY, 5)
-        put_uint(out, STORE)
-        put_uint(out, put.rid)
-        put_bytes(out, PyBytes_AS_STRING(put.key), PyBytes_GET_SIZE(put.key))
-        put_byte(out, CBOR_TRUE if put.options.overwrite else CBOR_FALSE)
-        put.record.write(out)
-        for i in range(len(put.holders)):
-            peer = put.holders[i]
-            if put.expected[i] and not peer.me:
+        _put_store(out, put.rid, put.key, 0, flags, put.round, sent)
+        for i in range(put.count):
+            peer = put.peers[i]
+            if put.slots[i].state == ASKED and put.slots[i].target < 0 and not put.slots[i].extra and not peer.me:
+                put.slots[i].sent_ns = self.now_ns
                 peer.link.send_message(put.rid, out.data, out.size)
-        if self.group:
-            return self.await_flush(put)
-        if mine >= 0:
-            put.answered(mine, put.expected[mine])
-        return put.weigh()
+        for i in range(put.count):
+            if put.slots[i].state == ASKED and (put.slots[i].target >= 0 or put.slots[i].extra):
+                put.send(i, sent)
+            elif put.slots[i].state == FAILED:
+                self._make_up_failed(put, i)
+        if (self.group or put.options.durable) and not (self.planted and "ack-before-flush" in self.plants):
+            vote = Vote.__new__(Vote)
+            vote.put = put
+            vote.rounds = put.rounds
+            return self.await_flush(vote)
+        return put.vote(self.group)
 
-    cdef int forward(
-        self, Connection conn, uint64_t id, int op, bytes fields, Py_ssize_t partition, const Options *options
+    cdef int _make_up_failed(self, Put put, int place) except -1:
+        """A holder that could not be asked from the start: one stands in, or this node keeps a hint."""
+        cdef int i
+        if put.slots[place].covered or put.slots[place].target >= 0 or put.slots[place].extra:
+            return 0
+        for i in range(put.count):
+            if put.slots[i].target == place:
+                return 0
+        put.slots[place].covered = True
+        return self.keep_hint(put, put.peers[place])
+
+    cdef int keep_hint(self, Put put, Peer target) except -1:
+        """Keep the record for a holder that has not got it; not counted."""
+        if target.me or (self.planted and "drop-hint" in self.plants):
+            return 0
+        try:
+            self.replica.add_hint(put.object_key, target.id)
+        except StoreError:
+            pass                            # full, or the disk refuses: the exchange of trees brings it
+        return 0
+
+    cdef int retry_stale(self) except -1:
+        """Send again, read anew, what was refused as of an old round: once this node knows of the round too."""
+        cdef list stale = self.stale
+        cdef Put put
+        cdef Local local
+        self.stale = []
+        for request, place, number, since in stale:
+            put = request
+            if self.pending.get(put.rid) is not put or put.slots[<int>place].state != ASKED:
+                continue
+            if self.replica.round < number:
+                if self.now_ns - since < STALE_WAIT_NS:
+                    self.stale.append((put, place, number, since))
+                else:
+                    self.follow_round(number)
+                    self.stale.append((put, place, number, since))
+                continue
+            try:
+                put.record = put.record if self.replica.read(put.object_key) is None else self.replica.load(
+                    put.object_key, &local)
+            except StoreError:
+                continue                    # it ends at its deadline
+            put.round = self.replica.round
+            put.send(place, put.record)
+        return 0
+
+    def follow_round(self, uint64_t number):
+        """A peer refuses frames of rounds before *number*, and nobody asked this node to agree: raise ours too.
+
+        The number counts after the flush. This node then agrees to no round of that number.
+        """
+        self.node.follow_round(number)
+
+    cdef bint forward(
+        self, Connection conn, uint64_t id, int op, bytes key, bytes fields, Py_ssize_t partition,
+        const Options *options
     ) except -1:
-        """Pass a request on to a replica; one that was passed on already is refused: never twice."""
+        """Pass a request on to a replica; False if none can be reached, and this node is to stand in.
+
+        A request that was passed on already is refused: never twice.
+        """
         cdef Relay relay
         if conn.role_code == PEER:
             conn.fail(id, "not-replica", "this node is no replica of the key: the asking node's view is old")
-            return 0
+            return True
         relay = Relay.__new__(Relay)
         relay.client = conn
         relay.client_id = id
         relay.op = op
+        relay.key = key
         relay.fields = fields
         relay.options = options[0]
-        relay.left = list(self.view.holders[partition][::-1])
+        relay.asked = []
+        relay.left = self._by_speed(self.view.holders[partition])
         relay.need = options.need or (self.read_quorum if op == GET else self.write_quorum)
+        relay.started_ns = self.now_ns
         if relay.need > self.view.most:
             relay.need = self.view.most
+        if not relay.left and not options.strict:
+            return False
         self.enlist(relay, options.timeout_ms)
-        return relay.begin()
+        if op == GET:
+            self.relayed += 1
+        relay.begin()
+        return True
+
+    def _by_speed(self, tuple holders):
+        """Return the holders that can be reached, best last: in preference order, but for those that are slow."""
+        cdef double fastest = 0
+        cdef Peer peer
+        cdef list reachable = []
+        for holder in holders:
+            peer = holder
+            if peer.reachable():
+                reachable.append(peer)
+                if peer.latency_ns and (fastest == 0 or peer.latency_ns < fastest):
+                    fastest = peer.latency_ns
+        slow = [peer for peer in reachable if (<Peer>peer).latency_ns > SLOW_FACTOR * fastest]
+        return [*slow[::-1], *[peer for peer in reversed(reachable) if peer not in slow]]
 
 
 cdef class AfterFlush(Pending):
@@ -1134,6 +1660,41 @@ cdef class AfterFlush(Pending):
     cdef int covered(self) except -1:
         self.done()
         return 0
+
+
+cdef object _too_many(int asked, int replicas):
+    return BadRequestError(
+        f"a quorum of {asked} is more than the {replicas} replicas of this cluster", {"replicas": replicas}
+    )
+
+
+cdef int _fail_store(Connection conn, uint64_t id, object error) except -1:
+    """Answer a request that the store refused."""
+    if isinstance(error, StoreBusyError):
+        conn.fail(id, "overloaded", str(error), {"retry_after_ms": RETRY_AFTER_MS})
+    elif isinstance(error, CorruptRecordError):
+        conn.fail(id, "corrupt", str(error))
+    elif isinstance(error, HintsFullError):
+        conn.fail(id, "hints-full", str(error))
+    else:
+        conn.fail(id, "store-error", str(error))
+    return 0
+
+
+def _entry_time(entry):
+    return entry[2]
+
+
+cdef Record _newest_only(Record record):
+    """A canary: last writer wins in a merge."""
+    versions = sorted(record.versions, key=_entry_time)
+    return Record(record.context, versions[-1:])
+
+
+cdef Record _alone(Record record, uint64_t actor, uint64_t counter):
+    """A canary: the new version alone, with a context of its own."""
+    versions = [version for version in record.versions if version[0] == actor and version[1] == counter]
+    return Record([(actor, counter, versions[0][2] if versions else 0)], versions)
 
 
 cdef bytes _put_fields(bytes key, object value, bytes context, const uint8_t *write_id):

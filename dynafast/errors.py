@@ -31,6 +31,10 @@ class StoreBusyError(StoreError):
     """The store asks for a pause (compaction debt): try again after a moment."""
 
 
+class HintsFullError(StoreError):
+    """No more can be kept for another node; nothing was written, and nothing that is kept is dropped."""
+
+
 class StoreFormatError(StoreError):
     """The folder is not one this version can open, or another process has it open."""
 

@@ -42,7 +42,15 @@ class Op(IntEnum):
     GOSSIP = 18
     JOIN = 19
     CLAIM = 20
-    EMPTY = 21
+    ROOTS = 21
+    KEYS = 22
+    READ = 23
+    MERGE = 24
+    TREE = 25
+    ROUND = 26
+    REAP = 27
+    GIVE = 28
+    EMPTY = 29
     LEAVE = 30
     REMOVE = 31
     WEIGHT = 32

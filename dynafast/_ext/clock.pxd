@@ -22,10 +22,16 @@ cdef struct Version:
     PyObject *owner                 # a reference of our own to the bytes object; NULL for a tombstone
 
 
-cdef struct Local:                  # the actor rule's private part of a stored record: never replicated, never hashed
-    uint64_t actor
+cdef enum:
+    HINTS_MAX = 16                  # nodes that one record can be kept for
+
+
+cdef struct Local:                  # the private part of a stored record: never replicated, never hashed
+    uint64_t actor                  # of the actor rule
     uint64_t boot
     uint64_t counter                # the last that this node issued for the key under `actor`
+    int hint_count
+    uint64_t[HINTS_MAX] hints       # ids of the nodes that this record is kept for
 
 
 cdef class Record:

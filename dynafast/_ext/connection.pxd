@@ -24,7 +24,20 @@ cdef enum Op:
     GOSSIP = 18
     JOIN = 19
     CLAIM = 20
-    EMPTY = 21
+    ROOTS = 21
+    KEYS = 22
+    READ = 23
+    MERGE = 24
+    TREE = 25
+    ROUND = 26
+    REAP = 27
+    GIVE = 28
+    EMPTY = 29
+    LEAVE = 30
+    REMOVE = 31
+    WEIGHT = 32
+    PLAN = 33
+    CHECK = 34
 
 
 cdef enum Role:
@@ -38,10 +51,19 @@ cdef enum Role:
 
 cdef struct Options:
     int need                        # r or w; 0: the cluster's
+    int primaries                   # pr or pw: how many of them must be seats; 0: as many as come
+    int durable                     # dw: how many must have it on disk, fsynced; 0: as the node's durability says
+    bint strict                     # sloppy=false: nobody stands in
     int timeout_ms
     uint64_t time                   # the client's hybrid time; 0: none
     bint overwrite
     bint give                       # answer the live versions
+
+
+cdef enum StoreFlag:                # of STORE
+    REPORT = 1                      # answer the merged record if it has several versions
+    DURABLE = 2                     # answer after a flush, in every durability
+    REPAIR = 4                      # no client's write: only for a node that serves or pulls the partition
 
 
 cdef struct Problem:                # why a frame cannot be taken
@@ -60,7 +82,9 @@ cdef class Handler:
         const Options *options,
     ) except -1
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1
-    cdef int store(self, Connection conn, uint64_t id, bytes key, bint report, bytes record) except -1
+    cdef int store(
+        self, Connection conn, uint64_t id, bytes key, uint64_t target, int flags, uint64_t round, bytes record
+    ) except -1
     cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1
     cdef int touched(self, Connection conn) except -1
 

@@ -5,30 +5,33 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from dynafast._ext.clock cimport Local, Record, Version
 from dynafast._ext.codec cimport Buffer, Cursor
 from dynafast._ext.connection cimport Connection, Handler, Options
+from dynafast._ext.replica cimport Replica
+from dynafast._ext.view cimport Peer, View
 
 
 cdef enum:
-    SEATS_MAX = 8                   # replicas of a partition (dynafast.limits.REPLICAS_MAX_COUNT)
+    SLOTS_MAX = 32                  # nodes that one request asks: holders, extras, those that stand in, rerouted ones
+    SAMPLES_MAX = 4096              # durations of requests kept until somebody takes them
 
 
-cdef class Peer:
-    cdef readonly bytes id
-    cdef readonly str name
-    cdef public int host            # nodes on one machine share it; index, not label
-    cdef readonly bint me
-    cdef public Connection link     # ready to take requests, or None
-    cdef bint reachable(self) noexcept
+cdef enum State:
+    ASKED = 1
+    DONE = 2
+    FAILED = 3
 
 
-cdef class View:
-    cdef readonly tuple peers
-    cdef readonly tuple holders     # per partition the peers that serve it, in preference order
-    cdef const uint8_t[::1] masks   # SEATS_MAX per partition: the seats of each holder, as bits
-    cdef readonly bytes own         # per partition the seats of this node, as bits
-    cdef int shift                  # of a position, to get its partition
-    cdef readonly int replicas      # N
-    cdef readonly int most          # distinct hosts that a quorum can ask for at all: at most N
-    cdef Py_ssize_t locate(self, uint64_t position) noexcept
+cdef struct Slot:                   # one node that a request asks
+    int state
+    int host
+    int target                      # index of the slot that it stands in for; -1: none
+    bint extra                      # a target without a seat: gets the write, and is not waited for
+    bint kept                       # DONE: stored as a hint, or looked up as one that stands in
+    bint synced                     # DONE: on disk, fsynced
+    bint covered                    # not DONE, but a stand-in or a hint makes up for it
+    uint8_t expected                # seats by our view; of a stand-in those of its target
+    uint8_t stated                  # seats stated with the answer
+    uint64_t digest                 # of the record answered to a get; 0: none
+    int64_t sent_ns
 
 
 cdef class Pending:
@@ -38,6 +41,7 @@ cdef class Pending:
     cdef int64_t deadline_ns
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1
     cdef int gone(self, Peer who) except -1
+    cdef int suspected(self, Peer who) except -1
     cdef int expired(self) except -1
     cdef int covered(self) except -1
 
@@ -46,30 +50,47 @@ cdef class Quorum(Pending):
     cdef Connection client
     cdef uint64_t client_id
     cdef bint forwarded
+    cdef bint strict                # seats alone count: sloppy=false
+    cdef bint replied
     cdef bytes key
-    cdef tuple holders
+    cdef bytes object_key
+    cdef Py_ssize_t partition
     cdef int need
-    cdef uint8_t expected[SEATS_MAX]    # seats that an asked replica has in our view; 0: not asked, or it has answered
-    cdef uint8_t stated[SEATS_MAX]      # seats that a replica stated with its answer
-    cdef int answers
-    cdef int synced
+    cdef int primaries              # of `need`: how many must be seats
+    cdef int64_t started_ns
+    cdef list peers                 # of the slots
+    cdef Slot[SLOTS_MAX] slots
+    cdef int count
     cdef int place(self, Peer who) noexcept
-    cdef int have(self) noexcept
-    cdef int could(self) noexcept
-    cdef int _count(self, const uint8_t *masks) noexcept
-    cdef int answered(self, int place, uint8_t seats) except -1
-    cdef int refuse(self, str code, str message, object details) except -1
-    cdef int receipt(self, Buffer out) except -1
-    cdef int failed(self, Peer who) except -1
+    cdef int enter(self, Peer who, uint8_t expected, int target, bint extra) except -2
+    cdef int stand_in(self, int place) except -2
+    cdef int count_nodes(self, const uint8_t *masks, const int *hosts, bint asked) noexcept
+    cdef int seats(self, bint primaries, bint asked, bint synced) noexcept
+    cdef bint counted(self, int place) noexcept
+    cdef bint waits(self) noexcept
+    cdef bint met(self) noexcept
+    cdef bint hopeless(self) noexcept
     cdef int weigh(self) except -1
+    cdef int fail(self, int place) except -1
+    cdef int ask(self, int place) except -1
+    cdef int make_up(self, int place) except -1
+    cdef int reroute(self) except -1
     cdef int conclude(self) except -1
     cdef int give_up(self) except -1
+    cdef int settle(self) except -1
     cdef int finish(self) except -1
+    cdef int reply(self) except -1
+    cdef int refuse(self, str code, str message, object details) except -1
+    cdef int receipt(self, Buffer out) except -1
 
 
 cdef class Get(Quorum):
     cdef Record found
+    cdef Record asked_with          # what the digest that was sent stands for; None: none was sent
+    cdef uint64_t digest            # of it; 0: none
+    cdef uint64_t round             # the least of what was merged
     cdef int body(self, Buffer out) except -1
+    cdef int repair(self) except -1
 
 
 cdef class Put(Quorum):
@@ -79,23 +100,31 @@ cdef class Put(Quorum):
     cdef Version version            # the one written
     cdef object value               # keeps the bytes of `version` alive
     cdef Options options
-    cdef int rounds
+    cdef uint64_t round             # of the record when it was read
+    cdef int rounds                 # of an overwrite
     cdef int compare(self, Record theirs) except -1
     cdef int body(self, Buffer out) except -1
     cdef int again(self) except -1
+    cdef int vote(self, bint synced) except -1
+    cdef int most(self, int asked) noexcept
+    cdef int send(self, int place, Record record) except -1
+    cdef int take_owners(self, object owners) except -1
 
 
 cdef class Relay(Pending):
     cdef Connection client
     cdef uint64_t client_id
     cdef int op
+    cdef bytes key
     cdef bytes fields               # encoded, between id and options
     cdef Options options
     cdef int need                   # for messages alone: the replica that coordinates counts
     cdef list left                  # replicas not yet asked, best last
-    cdef Peer asked
-    cdef bint reachable_left(self) except -1
+    cdef list asked                 # those whose answer may still come
+    cdef int64_t started_ns
+    cdef int next(self) except -1
     cdef int begin(self) except -1
+    cdef int lost(self, Peer who) except -1
     cdef int fail(self, str code, str message, object details) except -1
 
 
@@ -103,14 +132,19 @@ cdef class Acknowledgement(Pending):
     cdef Connection peer
     cdef uint64_t peer_id
     cdef uint8_t seats
+    cdef bint kept
+    cdef object owners              # encoded, or None
     cdef bytes record               # encoded, for the overwriting coordinator; or None
 
 
 cdef class Coordinator(Handler):
     cdef readonly View view
-    cdef object disk                # the store
+    cdef readonly Replica replica
     cdef object node
     cdef object random64
+    cdef object plants
+    cdef bint planted
+    cdef object disk
     cdef bytes cluster
     cdef uint64_t boot
     cdef int read_quorum
@@ -120,6 +154,7 @@ cdef class Coordinator(Handler):
     cdef dict pending
     cdef dict wheel                 # deadline bucket -> request ids, packed
     cdef object waiting             # deque of Pending, by sequence
+    cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
     cdef list dirty
     cdef Buffer scratch
     cdef uint64_t next_rid
@@ -128,23 +163,37 @@ cdef class Coordinator(Handler):
     cdef uint64_t clock             # hybrid logical time
     cdef uint64_t clock_saved       # no time above it is given out before a larger one is saved
     cdef Peer me
+    cdef double[SAMPLES_MAX] samples
+    cdef int sample_count
+    cdef int64_t relayed            # gets passed on
+    cdef int64_t hedged             # of them, asked of a second replica because the first was slow
     cdef uint64_t tick_clock(self) except? 0
     cdef int observe(self, uint64_t time) noexcept
+    cdef int sample(self, int64_t took_ns) noexcept
     cdef int enlist(self, Pending request, int64_t timeout_ms) except -1
+    cdef int remind(self, Pending request, int64_t when_ns) except -1
     cdef int await_flush(self, Pending request) except -1
-    cdef Record load(self, bytes object_key, Local *local)
-    cdef int start(self, Quorum request, Connection conn, uint64_t id, bytes key, Py_ssize_t partition, int need) except -1
+    cdef int start(
+        self, Quorum request, Connection conn, uint64_t id, bytes key, uint64_t position, int need, int primaries,
+        bint strict
+    ) except -1
     cdef int check_reachable(self, Quorum request) except -1
-    cdef int write(self, Put put, bytes object_key, Record seen, bint again) except -1
+    cdef int write(self, Put put, Record seen, bint again) except -1
     cdef int _choose_dot(self, Put put, Record held, Record seen, const Local *local) except -1
     cdef int _check_limits(self, Put put, Record held, Record seen) except -1
-    cdef int restart(self, Put put) except -1
     cdef int replicate(self, Put put) except -1
     cdef bint _takes(self, Connection conn, uint64_t id) except -1
-    cdef int _read(self, Get get, bytes object_key, int timeout_ms) except -1
-    cdef int _fetch_from_replicas(self, Get get, bint held) except -1
-    cdef Record _merge(self, bytes object_key, Record incoming)
+    cdef int _read(self, Get get, int timeout_ms) except -1
     cdef int acknowledge(self, Acknowledgement answer, bint synced) except -1
-    cdef int forward(
-        self, Connection conn, uint64_t id, int op, bytes fields, Py_ssize_t partition, const Options *options
+    cdef bint forward(
+        self, Connection conn, uint64_t id, int op, bytes key, bytes fields, Py_ssize_t partition,
+        const Options *options
     ) except -1
+    cdef int coordinate_get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1
+    cdef int coordinate_put(
+        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
+        const Options *options,
+    ) except -1
+    cdef int _make_up_failed(self, Put put, int place) except -1
+    cdef int keep_hint(self, Put put, Peer target) except -1
+    cdef int retry_stale(self) except -1

@@ -8,33 +8,49 @@ node. Until data can be moved, an owner gives a seat only of a partition in whic
 from typing import TYPE_CHECKING, Any
 
 from dynafast.core import identity
+from dynafast.core.machine import Answering, Machine
 from dynafast.core.seats import Seat
 from dynafast.errors import DynafastError, PeerProtocolError, StoreError
 from dynafast.protocol import Op, Status, is_uint
-from dynafast.storage.interface import Batch, Family
+from dynafast.storage.interface import Batch, Family, partition_range
 
 if TYPE_CHECKING:
+    from dynafast._ext.connection import Connection
     from dynafast.core.node import Node
 
 RETRY_NS = 100_000_000
 ANSWER_MS = 5_000
 
 
-class Claims:
+class Claims(Machine):
     """Both sides of a seat's hand-over, for one node."""
 
-    def __init__(self, node: "Node", given: identity.Given) -> None:
-        self._node = node
-        self._given = given
+    def __init__(self, node: "Node") -> None:
+        super().__init__(node)
+        self._given = identity.load_given(node.store)
         self._asked: set[bytes] = set()  # owners whose answer is awaited
         self._next_ns = 0
+
+    def ops(self) -> dict[Op, tuple[int, Answering]]:
+        """See `Machine`."""
+        return {Op.CLAIM: (1, self._answer)}
+
+    def changed(self, partitions: set[int]) -> None:  # noqa: ARG002 - those of the gifts are few
+        """See `Machine`."""
+        try:
+            self.forget_arrived()
+        except StoreError as error:  # remembered a little longer than needed
+            self.node.trace("store.refused", what="gifts", error=str(error))
+
+    def _answer(self, connection: "Connection", id: int, fields: list[Any]) -> None:
+        self.receive(connection.peer, fields[0], lambda grants: connection.reply(id, grants))
 
     def tick(self, now_ns: int) -> None:
         """Ask for the seats that this node should have, and say ``up`` once it has them."""
         if now_ns < self._next_ns:
             return
         self._next_ns = now_ns + RETRY_NS
-        node = self._node
+        node = self.node
         targets = node.own_targets()
         wanted = node.seats.wanted(node.own.id, targets)
         for owner, partitions in sorted(wanted.items()):
@@ -51,7 +67,7 @@ class Claims:
         Raises:
             PeerProtocolError: *partitions* is malformed.
         """
-        node = self._node
+        node = self.node
         if (
             not isinstance(partitions, list)
             or not all(is_uint(partition) and partition < node.facts.partitions for partition in partitions)
@@ -78,7 +94,7 @@ class Claims:
 
     def forget_arrived(self) -> None:
         """Forget the gifts that an entry shows as taken."""
-        owners = self._node.seats.owners
+        owners = self.node.seats.owners
         arrived = [
             (partition, seat)
             for partition, gifts in self._given.items()
@@ -90,7 +106,7 @@ class Claims:
         batch = Batch()
         for partition, seat in arrived:
             identity.delete_given(batch, partition, seat)
-        self._node.write(batch)
+        self.node.write(batch)
         for partition, seat in arrived:
             del self._given[partition][seat]
 
@@ -101,14 +117,14 @@ class Claims:
 
     def _seat_for(self, asker: bytes, partition: int) -> Seat | None:
         """Return the seat of ours that *asker* may have, or None."""
-        node = self._node
+        node = self.node
         targets = node.targets(partition)
         own = node.seats.seats_of(node.own.id, partition)
         if (
             asker not in targets
             or node.seats.seats_of(asker, partition)
             or not node.seats.can_give(partition, node.own.id, targets)
-            or node.holds_records(partition)
+            or holds_records(node.store, partition, node.facts.partitions)
         ):
             return None
         return own[-1]
@@ -123,12 +139,12 @@ class Claims:
             try:
                 self._take(result)
             except StoreError as refused:  # asked again at the next tick: what was given to us stays ours
-                self._node.trace("store.refused", what="seats", error=str(refused))
+                self.node.trace("store.refused", what="seats", error=str(refused))
 
-        self._node.call(self._node.peers[owner], Op.CLAIM, [partitions], ANSWER_MS, done)
+        self.node.call(self.node.peers[owner], Op.CLAIM, [partitions], ANSWER_MS, done)
 
     def _take(self, result: object) -> None:
-        node = self._node
+        node = self.node
         if not isinstance(result, list):
             raise PeerProtocolError("the answer to a claim must be a list")
         have = {(seat.partition, seat.seat): seat for seat in node.own_seats()}
@@ -149,7 +165,4 @@ class Claims:
 
 def holds_records(store: Any, partition: int, partitions: int) -> bool:
     """Whether the store has any record of *partition*."""
-    span = 2**64 // partitions
-    start = (partition * span).to_bytes(8, "big")
-    end = None if partition == partitions - 1 else ((partition + 1) * span).to_bytes(8, "big")
-    return bool(store.scan(Family.OBJECTS, start, end, limit=1))
+    return bool(store.scan(Family.OBJECTS, *partition_range(partition, partitions), limit=1))

@@ -6,9 +6,11 @@ Until data can be moved, a node enters only while no member holds a record (``no
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dynafast.core.machine import Answering, Machine
 from dynafast.core.membership import Entry, is_node_id
 from dynafast.errors import DynafastError, PeerProtocolError, RefusedError, RequestError
 from dynafast.protocol import Op, is_label
+from dynafast.storage.interface import Family
 
 if TYPE_CHECKING:
     from dynafast._ext.connection import Connection
@@ -20,12 +22,25 @@ RESERVE_NS = 10_000_000_000  # a name is kept for the node it was promised to, u
 _FIXED = ("partitions", "replicas", "r", "w", "hash")
 
 
-class Entrance:
+class Entrance(Machine):
     """Answers JOIN requests."""
 
     def __init__(self, node: "Node") -> None:
-        self._node = node
+        super().__init__(node)
         self._promised: dict[str, tuple[bytes, int]] = {}  # name -> (node id, until)
+
+    def ops(self) -> dict[Op, tuple[int, Answering]]:
+        """See `Machine`."""
+        return {Op.JOIN: (1, self._answer_join), Op.EMPTY: (0, self._answer_empty)}
+
+    def _answer_join(self, connection: "Connection", id: int, fields: list[Any]) -> None:
+        self.receive(connection, id, fields[0])
+
+    def _answer_empty(self, connection: "Connection", id: int, _fields: list[Any]) -> None:
+        connection.reply(id, not self._holds_any())
+
+    def _holds_any(self) -> bool:
+        return bool(self.node.store.scan(Family.OBJECTS, b"", None, limit=1))
 
     def receive(self, connection: "Connection", id: int, request: object) -> None:
         """Answer one JOIN: the cluster's facts and members, or why not.
@@ -50,15 +65,15 @@ class Entrance:
             except RefusedError as late:
                 connection.fail(id, late.code, str(late), late.details)
                 return
-            self._promised[request["name"]] = (asker, self._node.now_ns + RESERVE_NS)
-            entries = [entry.to_wire() for _, entry in sorted(self._node.membership.entries.items())]
-            connection.reply(id, {**self._node.facts.to_wire(), "entries": entries})
-            self._node.trace("join.admitted", name=request["name"])
+            self._promised[request["name"]] = (asker, self.node.now_ns + RESERVE_NS)
+            entries = [entry.to_wire() for _, entry in sorted(self.node.membership.entries.items())]
+            connection.reply(id, {**self.node.facts.to_wire(), "entries": entries})
+            self.node.trace("join.admitted", name=request["name"])
 
         self._ask_all(decided)
 
     def _check_facts(self, request: dict[str, Any]) -> None:
-        facts = self._node.facts.to_wire()
+        facts = self.node.facts.to_wire()
         for name in _FIXED:
             asked = request.get(name)
             if asked is not None and asked != facts[name]:
@@ -70,10 +85,10 @@ class Entrance:
 
     def _check_name(self, name: str, asker: bytes) -> None:
         taken = any(
-            entry.name == name and entry.id != asker for entry in self._node.membership.entries.values() if entry.member
+            entry.name == name and entry.id != asker for entry in self.node.membership.entries.values() if entry.member
         )
         holder, until = self._promised.get(name, (asker, 0))
-        if taken or (holder != asker and until > self._node.now_ns):
+        if taken or (holder != asker and until > self.node.now_ns):
             raise RefusedError(
                 f"the cluster has a node named {name!r}: give this one another --name",
                 {"name": name},
@@ -82,8 +97,8 @@ class Entrance:
 
     def _ask_all(self, decided: Any) -> None:
         """Call ``decided(error)`` once every member has said whether it holds records."""
-        node = self._node
-        if node.holds_any():
+        node = self.node
+        if self._holds_any():
             decided(_not_empty(node.own.name))
             return
         others = [entry for entry in node.membership.members() if entry.id != node.own.id]

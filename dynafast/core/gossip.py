@@ -7,12 +7,14 @@ that answers no heartbeat is taken for unreachable, locally: nobody else is told
 
 from typing import TYPE_CHECKING, Any
 
+from dynafast.core.machine import Answering, Machine
 from dynafast.core.membership import Entry
 from dynafast.errors import DynafastError, PeerProtocolError
 from dynafast.protocol import Op
 
 if TYPE_CHECKING:
-    from dynafast._ext.coordinator import Peer
+    from dynafast._ext.connection import Connection
+    from dynafast._ext.view import Peer
     from dynafast.core.node import Node
 
 PERIOD_NS = 1_000_000_000
@@ -22,15 +24,22 @@ HEARTBEAT_NS = 1_000_000_000
 ANSWER_MS = 3_000  # a peer that has not answered by then is unreachable
 
 
-class Gossip:
+class Gossip(Machine):
     """One node's part in gossip. Driven by `tick` and by what peers send."""
 
     def __init__(self, node: "Node") -> None:
-        self._node = node
+        super().__init__(node)
         self._quick_left = 0
         self._next_round_ns = 0
         self._next_heartbeat_ns = 0
-        self.figures: dict[bytes, tuple[int, int]] = {}  # node id -> (keys, bytes), from heartbeats
+        self.sizes: dict[bytes, tuple[int, int]] = {}  # node id -> (keys, bytes), from heartbeats
+
+    def ops(self) -> dict[Op, tuple[int, Answering]]:
+        """See `Machine`."""
+        return {Op.GOSSIP: (1, self._answer)}
+
+    def _answer(self, connection: "Connection", id: int, fields: list[Any]) -> None:
+        connection.reply(id, self.receive(fields[0]))
 
     def hurry(self) -> None:
         """There is news: make the next rounds quick."""
@@ -42,12 +51,12 @@ class Gossip:
         if now_ns >= self._next_round_ns:
             self._next_round_ns = now_ns + (QUICK_PERIOD_NS if self._quick_left else PERIOD_NS)
             self._quick_left = max(0, self._quick_left - 1)
-            linked = self._node.linked_peers()
+            linked = self.node.linked_peers()
             if linked:
-                self._exchange(linked[self._node.random64() % len(linked)])
+                self._exchange(linked[self.node.random64() % len(linked)])
         if now_ns >= self._next_heartbeat_ns:
             self._next_heartbeat_ns = now_ns + HEARTBEAT_NS
-            for peer in self._node.linked_peers():
+            for peer in self.node.linked_peers():
                 self._beat(peer)
 
     def receive(self, message: object) -> dict[str, object]:
@@ -61,7 +70,7 @@ class Gossip:
         if "entries" in message:
             self._take(message["entries"])
             return {}
-        send, want = self._node.membership.compare(message.get("digests"))
+        send, want = self.node.membership.compare(message.get("digests"))
         return {"entries": [entry.to_wire() for entry in send], "want": want}
 
     def _exchange(self, peer: "Peer") -> None:
@@ -71,21 +80,21 @@ class Gossip:
             self._take(result.get("entries", []))
             want = result.get("want")
             wanted = [
-                self._node.membership.entries[id].to_wire()
+                self.node.membership.entries[id].to_wire()
                 for id in (want if isinstance(want, list) else [])
-                if isinstance(id, bytes) and id in self._node.membership.entries
+                if isinstance(id, bytes) and id in self.node.membership.entries
             ]
             if wanted:
-                self._node.call(peer, Op.GOSSIP, [{"entries": wanted}], ANSWER_MS, lambda _result, _error: None)
+                self.node.call(peer, Op.GOSSIP, [{"entries": wanted}], ANSWER_MS, lambda _result, _error: None)
 
-        self._node.call(peer, Op.GOSSIP, [{"digests": self._node.membership.digests()}], ANSWER_MS, done)
+        self.node.call(peer, Op.GOSSIP, [{"digests": self.node.membership.digests()}], ANSWER_MS, done)
 
     def _take(self, entries: object) -> None:
         if not isinstance(entries, list):
             raise PeerProtocolError("gossip entries must be a list")
         if not all(isinstance(fields, dict) for fields in entries):
             raise PeerProtocolError("gossip entries must be maps")
-        self._node.learn([Entry.from_wire(fields) for fields in entries])
+        self.node.learn([Entry.from_wire(fields) for fields in entries])
 
     def _beat(self, peer: "Peer") -> None:
         link = peer.link
@@ -94,9 +103,9 @@ class Gossip:
             if error is None and isinstance(result, dict):
                 keys, size = result.get("keys"), result.get("bytes")
                 if isinstance(keys, int) and isinstance(size, int):
-                    self.figures[peer.id] = (keys, size)
+                    self.sizes[peer.id] = (keys, size)
             elif link is not None and not link.closing:
-                self._node.trace("peer.silent", peer=peer.name)
+                self.node.trace("peer.silent", peer=peer.name)
                 link.close()
 
-        self._node.call(peer, Op.PING, [], ANSWER_MS, done)
+        self.node.call(peer, Op.PING, [], ANSWER_MS, done)

@@ -13,26 +13,32 @@ A shell (trio, or a simulator) owns sockets, clocks, threads and signals, and do
 May not: touch a socket, a clock, a file or a random source.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.connection import Connection
-from dynafast._ext.coordinator import Coordinator, Peer, View
-from dynafast.core import claims, identity
-from dynafast.core.claims import Claims
-from dynafast.core.entrance import Entrance
+from dynafast._ext.coordinator import Coordinator
+from dynafast._ext.replica import Replica
+from dynafast._ext.view import Peer, View
+from dynafast.core import identity
 from dynafast.core.gossip import Gossip
-from dynafast.core.identity import Identity, load_clock, load_given
+from dynafast.core.identity import Identity, load_clock
+from dynafast.core.machine import Answering, Machine
+from dynafast.core.machines import MACHINES
 from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
 from dynafast.core.ownership import Member, Placement, place
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
 from dynafast.protocol import HASH_NAME, Op, Status
-from dynafast.storage.interface import Batch, Family, Store
+from dynafast.storage.interface import Batch, Store
+
+BUILD_COUNT = 512  # records that a tick reads at most to build trees
+
+_M = TypeVar("_M", bound=Machine)
 
 
 class Trace(Protocol):
@@ -53,6 +59,10 @@ class Node:
         random64: returns random integers in 0..2**64-1.
         trace: receives events.
         settings: what ``status --config`` shows; passed through.
+        plants: names of safeguards to leave out, for the canaries of the simulator.
+
+    Attributes:
+        ended: why this node has ended itself: ``left``, ``removed`` or ``stale``; None while it serves.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class Node:
         random64: Callable[[], int],
         trace: Trace,
         settings: dict[str, object],
+        plants: Collection[str] = frozenset(),
     ) -> None:
         self.facts = identity.facts
         self.own = own
@@ -72,33 +83,44 @@ class Node:
         self.random64 = random64
         self.trace = trace
         self.settings = settings
-        self.ended: str | None = None  # why this node is of the cluster no more: "left", "removed" or "stale"
+        self.plants = frozenset(plants)
+        self.ended: str | None = None
         self.membership = Membership(_remembered(store, own))
         self.peers: dict[bytes, Peer] = {}
         self._hosts: dict[str, int] = {}
         self._me = self._peer(own)
         self._dialled: set[bytes] = set()
+        self.replica = Replica(store, partitions=self.facts.partitions, plants=self.plants)
+        self._view = View(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self.coordinator = Coordinator(
             node=self,
             store=store,
+            replica=self.replica,
+            view=self._view,
             me=self._me,
             cluster=self.facts.cluster,
-            boot=random64(),
+            boot=own.generation if "clean-copy" in self.plants else random64(),
             random64=random64,
             read_quorum=self.facts.read_quorum,
             write_quorum=self.facts.write_quorum,
             group=group,
             clock=load_clock(store),
+            plants=self.plants,
         )
-        self._gossip = Gossip(self)
-        self._claims = Claims(self, load_given(store))
-        self._entrance = Entrance(self)
         self._shape: list[tuple[bytes, int, str, str]] = []  # of the members that `_placement` is for
         self._placement: Placement
-        self.seats: SeatMap
+        self.seats = SeatMap(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self._ring: dict[str, object] | None = None
+        self._following = 0  # the round number that is being raised
+        self.machines: list[Machine] = []
         self.write(_entry_batch(own))
         self._rebuild()
+        self.replica.start(self._view.own)
+        self.machines = [machine(self) for machine in MACHINES]
+        self._gossip = self.machine(Gossip)
+        self._ops: dict[Op, tuple[int, Answering]] = {}
+        for machine in self.machines:
+            self._ops.update(machine.ops())
 
     # ---- what shells call
 
@@ -122,13 +144,14 @@ class Node:
         self.coordinator.at(now_ns, wall_ms)
 
     def tick(self) -> None:
-        """Do what is due: deadlines, gossip, heartbeats, claims."""
+        """Do what is due: deadlines, trees, and the machines' work."""
         self.coordinator.sweep()
-        self._gossip.tick(self.now_ns)
         try:
-            self._claims.tick(self.now_ns)
+            self.replica.build(BUILD_COUNT)
+            for machine in self.machines:
+                machine.tick(self.now_ns)
         except StoreError as error:  # tried again at the next tick
-            self.trace("store.refused", what="own entry", error=str(error))
+            self.trace("store.refused", what="background work", error=str(error))
 
     def flushed(self, sequence: int) -> None:
         """Everything up to *sequence* is durable."""
@@ -169,6 +192,16 @@ class Node:
     def stop(self) -> None:
         """Take no new requests; those under way are still answered."""
         self.coordinator.draining = True
+
+    def close(self) -> None:
+        """Save what makes the next start quick; the store is closed after this, and nothing is called any more."""
+        self.replica.save()
+
+    def end(self, why: str) -> None:
+        """End this node for good: it serves nothing from now on, and the shell stops it."""
+        self.ended = why
+        self.coordinator.draining = True
+        self.trace("node.ended", why=why)
 
     # ---- what connections call
 
@@ -224,7 +257,11 @@ class Node:
         if peer.link is not None and peer.link is not connection:
             peer.link.close()
         peer.link = connection
+        peer.heard_ns = self.now_ns
+        peer.suspected = False
         self._gossip.hurry()
+        for machine in self.machines:
+            machine.linked(peer)
         self.trace("peer.linked", peer=peer.name)
 
     def refused(self, connection: Connection, code: str, message: str) -> None:
@@ -250,26 +287,21 @@ class Node:
             raise RefusedError(str(error), code="store-error") from error
 
     def _cold(self, connection: Connection, op: Op, id: int, fields: list[Any]) -> None:
-        if len(fields) != (0 if op in {Op.PING, Op.EMPTY} else 1):
+        own: dict[Op, tuple[int, Answering]] = {
+            Op.PING: (0, self._answer_ping),
+            Op.RING: (1, lambda connection, id, fields: connection.reply(id, self._ring_answer(fields[0]))),
+            Op.STATUS: (1, lambda connection, id, fields: connection.reply(id, self._status(fields[0]))),
+        }
+        count, answering = own.get(op) or self._ops.get(op) or (0, None)
+        if answering is None:
+            raise BadRequestError(f"{op.name} is not a request")
+        if len(fields) != count:
             raise BadRequestError(f"{op.name} with {len(fields)} fields")
-        match op:
-            case Op.PING:
-                keys, size = self.store.usage()
-                connection.reply(id, {"keys": keys, "bytes": size})
-            case Op.RING:
-                connection.reply(id, self._ring_answer(fields[0]))
-            case Op.STATUS:
-                connection.reply(id, self._status(fields[0]))
-            case Op.GOSSIP:
-                connection.reply(id, self._gossip.receive(fields[0]))
-            case Op.JOIN:
-                self._entrance.receive(connection, id, fields[0])
-            case Op.CLAIM:
-                self._claims.receive(connection.peer, fields[0], lambda grants: connection.reply(id, grants))
-            case Op.EMPTY:
-                connection.reply(id, not self.holds_any())
-            case _:
-                raise BadRequestError(f"{op.name} is not a request")
+        answering(connection, id, fields)
+
+    def _answer_ping(self, connection: Connection, id: int, _fields: list[Any]) -> None:
+        keys, size = self.store.usage()
+        connection.reply(id, {"keys": keys, "bytes": size})
 
     # ---- what the coordinator calls
 
@@ -281,7 +313,21 @@ class Node:
         """A client knows a dot of ours that we do not: this folder lost writes."""
         self.trace("actor.amnesia", key=key[:64])
 
+    def follow_round(self, number: int) -> None:
+        """Raise our round number to one that a peer has, as nobody asked us to agree: it counts once it is on disk."""
+        if number <= max(self._following, self.replica.round):
+            return
+        self._following = number
+        batch = Batch()
+        self.replica.put_round(batch, number)
+        self.write(batch)
+        self.after_flush(lambda: self.replica.raise_round(number))
+
     # ---- what the machines of the core call
+
+    def machine(self, kind: type[_M]) -> _M:
+        """Return this node's machine of that type."""
+        return next(machine for machine in self.machines if isinstance(machine, kind))
 
     def linked_peers(self) -> list[Peer]:
         """Return the peers that can be asked, by id."""
@@ -311,8 +357,23 @@ class Node:
         """Return the seats this node serves."""
         return unpack(self.own.seats, partitions=self.facts.partitions, replicas=self.facts.replicas)
 
-    def change_own(self, batch: Batch, *, status: Status | None = None, seats: Iterable[Seat] | None = None) -> None:
+    def change_own(
+        self,
+        batch: Batch,
+        *,
+        status: Status | None = None,
+        seats: Iterable[Seat] | None = None,
+        weight: int | None = None,
+        modes: Mapping[int, tuple[int, bytes]] | None = None,
+    ) -> None:
         """Change our entry: written with *batch* at once, told once it is on disk.
+
+        Args:
+            batch: what is to be written together with it.
+            status: what it says from now on; None: as before.
+            seats: likewise.
+            weight: likewise.
+            modes: as for `change_modes`.
 
         Raises:
             StoreError: the store refused; nothing has changed.
@@ -322,12 +383,31 @@ class Node:
             version=self.own.version + 1,
             status=self.own.status if status is None else status,
             seats=self.own.seats if seats is None else pack(seats),
+            weight=self.own.weight if weight is None else weight,
         )
         identity.put_entries(batch, [entry])
-        self.write(batch)
+        self._write_modes(batch, modes or {})
         self.own = entry
-        self._rebuild()
+        self._rebuild({partition: mode for partition, (mode, _) in (modes or {}).items()})
         self.after_flush(lambda: self._tell(entry))
+
+    def change_modes(self, batch: Batch, modes: Mapping[int, tuple[int, bytes]]) -> None:
+        """Change what partitions are to us while we serve no seat of them; written with *batch* at once.
+
+        Args:
+            batch: what is to be written together with it.
+            modes: partition -> (mode, up to where a pull has come: an object key, or b"").
+
+        Raises:
+            StoreError: the store refused; nothing has changed.
+        """
+        self._write_modes(batch, modes)
+        self.replica.take_modes({partition: mode for partition, (mode, _) in modes.items()})
+
+    def _write_modes(self, batch: Batch, modes: Mapping[int, tuple[int, bytes]]) -> None:
+        for partition, (mode, cursor) in sorted(modes.items()):
+            self.replica.put_mode(batch, partition, mode, cursor)
+        self.write(batch)
 
     def learn(self, entries: Iterable[Entry]) -> None:
         """Take in entries that a peer told.
@@ -368,14 +448,6 @@ class Node:
         """Return the preference list of *partition*, beyond the first N too."""
         return [self._placement.members[index].id for index in self._placement.ring.at(partition)]
 
-    def holds_any(self) -> bool:
-        """Whether this node holds any record."""
-        return bool(self.store.scan(Family.OBJECTS, b"", None, limit=1))
-
-    def holds_records(self, partition: int) -> bool:
-        """Whether this node holds a record of *partition*."""
-        return claims.holds_records(self.store, partition, self.facts.partitions)
-
     # ---- the view
 
     def _tell(self, entry: Entry) -> None:
@@ -399,32 +471,33 @@ class Node:
         members = [Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host) for entry in entries]
         return place(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
 
-    def _rebuild(self) -> None:
-        """Compute who serves what from the entries, and hand that to the request path."""
+    def _rebuild(self, modes: Mapping[int, int] | None = None) -> None:
+        """Compute who serves what from the entries, and hand that to the request path.
+
+        Only what has changed is computed: this runs at every piece of news.
+        """
         members = self._members()
         peers = {entry.id: self._peer(entry) for entry in members}
-        shape = [(entry.id, entry.weight, entry.zone, entry.host) for entry in members]
+        placed = [entry for entry in members if entry.status is not Status.LEAVING] or members
+        shape = [(entry.id, entry.weight, entry.zone, entry.host) for entry in placed]
+        changed = self.seats.update(members)
         if shape != self._shape:
-            self._shape, self._placement = shape, self._place(members)
-        self.seats = SeatMap(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
-        table = [
-            [(peers[id], mask) for id, mask in self.seats.row(partition, self.preference(partition))]
-            for partition in range(self.facts.partitions)
-        ]
-        hosts = len({entry.host for entry in members})
-        self.coordinator.set_view(
-            View(
-                peers=list(peers.values()),
-                table=table,
-                replicas=self.facts.replicas,
-                most=max(1, min(self.facts.replicas, hosts)),
-            )
-        )
+            self._shape, self._placement = shape, self._place(placed)
+            changed = set(range(self.facts.partitions))
+        for partition in changed:
+            preference = self.preference(partition)
+            row = [(peers[id], mask) for id, mask in self.seats.row(partition, preference)]
+            serving = {peer.id for peer, _ in row}
+            order = [peers[id] for id in preference]
+            extras = [peer for peer in order[: self.facts.replicas] if peer.id not in serving]
+            self._view.set_row(partition, row, extras, order)
+        hosts = len({entry.host for entry in placed})
+        self._view.set_peers(list(peers.values()), max(1, min(self.facts.replicas, hosts)))
+        if changed or modes:
+            self.replica.take_modes(modes or {}, self._view.own)
         self._ring = None
-        try:
-            self._claims.forget_arrived()
-        except StoreError as error:  # remembered a little longer than needed
-            self.trace("store.refused", what="gifts", error=str(error))
+        for machine in self.machines:
+            machine.changed(changed)
 
     # ---- answers about the cluster
 
@@ -488,7 +561,7 @@ class Node:
         for id, entry in sorted(self.membership.entries.items(), key=lambda item: item[1].name):
             shown = self.own if id == self.own.id else entry
             alive = id == self.own.id or self.peers[id].link is not None
-            figures = self.store.usage() if id == self.own.id else self._gossip.figures.get(id)
+            figures = self.store.usage() if id == self.own.id else self._gossip.sizes.get(id)
             members.append(
                 {
                     "name": shown.name,
@@ -518,6 +591,8 @@ class Node:
             "node": self.own.name,
             "members": members,
         }
+        for machine in self.machines:
+            answer.update(machine.figures())
         if options == {"config": True}:
             answer["config"] = self.settings
         return answer

@@ -53,13 +53,48 @@ def unpack(data: bytes, *, partitions: int, replicas: int) -> list[Seat]:
 class SeatMap:
     """The owner of every seat, from the entries of all members: the highest k wins, then the smaller id."""
 
-    def __init__(self, entries: Iterable[Entry], *, partitions: int, replicas: int) -> None:
+    def __init__(self, entries: Iterable[Entry] = (), *, partitions: int, replicas: int) -> None:
         self.owners: list[dict[int, Owner]] = [{} for _ in range(partitions)]
-        for entry in entries:
-            for partition, seat, k in unpack(entry.seats, partitions=partitions, replicas=replicas):
-                owner = self.owners[partition].get(seat)
-                if owner is None or (k, owner.node) > (owner.k, entry.id):
-                    self.owners[partition][seat] = Owner(k, entry.id)
+        self._replicas = replicas
+        self._packed: dict[bytes, bytes] = {}  # node -> what its entry says, packed
+        self._claims: dict[tuple[int, int], dict[bytes, int]] = {}  # (partition, seat) -> node -> k
+        self.update(entries)
+
+    def update(self, entries: Iterable[Entry]) -> set[int]:
+        """Take over the entries of all members; return the partitions of which a seat has another owner now.
+
+        Raises:
+            PeerProtocolError: an entry names a seat that the cluster does not have.
+        """
+        now = {entry.id: entry.seats for entry in entries}
+        touched: set[tuple[int, int]] = set()
+        for node in sorted(self._packed.keys() | now.keys()):
+            before, after = self._packed.get(node, b""), now.get(node, b"")
+            if before == after:
+                continue
+            old, new = (
+                set(unpack(data, partitions=len(self.owners), replicas=self._replicas)) for data in (before, after)
+            )
+            for partition, seat, _ in old - new:
+                self._claims[partition, seat].pop(node, None)
+                touched.add((partition, seat))
+            for partition, seat, k in new - old:
+                self._claims.setdefault((partition, seat), {})[node] = k
+                touched.add((partition, seat))
+        self._packed = now
+        changed: set[int] = set()
+        for partition, seat in touched:
+            claims = self._claims[partition, seat]
+            known = self.owners[partition].get(seat)
+            if not claims:
+                self.owners[partition].pop(seat, None)
+                owner = None
+            else:
+                k, node = min((-k, node) for node, k in claims.items())
+                owner = self.owners[partition][seat] = Owner(-k, node)
+            if owner != known:
+                changed.add(partition)
+        return changed
 
     def seats_of(self, node: bytes, partition: int) -> list[Seat]:
         """Return the seats of *partition* that *node* serves, by number."""

@@ -288,3 +288,4 @@ class _Server:
             while self._node.busy:
                 await trio.sleep(TICK_S)
         log.info("stop.drained", left=self._node.busy)
+        self._node.close()

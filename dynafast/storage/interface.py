@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from dynafast.errors import CorruptRecordError
+from dynafast.limits import KEY_MAX
 
 SCAN_SIZE = 256 * 1024  # bytes of values after which a scan returns early: it holds up every other request
 
@@ -28,11 +29,18 @@ class Family(StrEnum):
     META = "meta"
 
 
+@dataclass(frozen=True, slots=True)
+class Until:
+    """In a batch, in the place of a value: delete every entry from the key on up to *end*, not included."""
+
+    end: bytes
+
+
 @dataclass(slots=True)
 class Batch:
     """Changes that are kept or refused together, in order."""
 
-    ops: list[tuple[Family, bytes, bytes | None]] = field(default_factory=list)  # None: delete
+    ops: list[tuple[Family, bytes, bytes | Until | None]] = field(default_factory=list)  # None: delete
 
     def put(self, family: Family, key: bytes, value: bytes) -> None:
         """Add or replace one entry."""
@@ -41,6 +49,10 @@ class Batch:
     def delete(self, family: Family, key: bytes) -> None:
         """Delete one entry; one that is not there is no error."""
         self.ops.append((family, key, None))
+
+    def delete_range(self, family: Family, start: bytes, end: bytes) -> None:
+        """Delete every entry with ``start <= key < end``, those put earlier in this batch too."""
+        self.ops.append((family, start, Until(end)))
 
 
 class Store(Protocol):
@@ -117,6 +129,15 @@ class Store(Protocol):
 
     def close(self, *, clean: bool = True) -> None:
         """Close; *clean* syncs and leaves the marker that `was_clean` reads. Not while a `sync` is under way."""
+
+
+def partition_range(partition: int, partitions: int) -> tuple[bytes, bytes]:
+    """Return ``(start, end)`` of the keys of a partition in `Family.OBJECTS`, *end* not included."""
+    span = 2**64 // partitions
+    start = (partition * span).to_bytes(8, "big")
+    if partition == partitions - 1:
+        return start, b"\xff" * (8 + KEY_MAX + 1)  # above the largest key of the largest position
+    return start, ((partition + 1) * span).to_bytes(8, "big")
 
 
 def object_key(position: int, key: bytes) -> bytes:

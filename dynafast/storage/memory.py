@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 from dynafast.errors import CorruptRecordError, StoreError
-from dynafast.storage.interface import SCAN_SIZE, Batch, Family
+from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
 from dynafast.storage.opening import begin, finish
 from dynafast.storage.sealed import SEAL_SIZE, seal, unseal
 
@@ -65,9 +65,13 @@ class MemoryStore:
 
     def write(self, batch: Batch) -> int:
         """See `Store`."""
-        return self._accept(
-            [(family, key, None if value is None else seal(key, value)) for family, key, value in batch.ops]
-        )
+        changes: list[_Change] = []
+        for family, key, value in batch.ops:
+            if isinstance(value, Until):
+                changes += self._range(changes, family, key, value.end)
+            else:
+                changes.append((family, key, None if value is None else seal(key, value)))
+        return self._accept(changes)
 
     def scan(
         self, family: Family, start: bytes, end: bytes | None, *, limit: int
@@ -119,6 +123,13 @@ class MemoryStore:
                 self._accepted_bytes += len(key) + (0 if stored is None else len(stored) - SEAL_SIZE)
             self.sequence += 1
         return self.sequence
+
+    def _range(self, earlier: list[_Change], family: Family, start: bytes, end: bytes) -> list[_Change]:
+        """Return the deletions of a range: what is stored in it, and what the batch has put there before."""
+        keys = self._keys[family]
+        inside = set(keys[bisect_left(keys, start) : bisect_left(keys, end)])
+        inside.update(key for kind, key, _ in earlier if kind is family and start <= key < end)
+        return [(family, key, None) for key in sorted(inside)]
 
     def _set(self, family: Family, key: bytes, stored: bytes | None) -> None:
         entries, keys = self._stored[family], self._keys[family]

@@ -6,7 +6,7 @@ Both stores begin and end with the same two steps, written in terms of the `Stor
 from dynafast.errors import StoreFormatError
 from dynafast.storage.interface import Batch, Family, Store
 
-FORMAT = 1  # of keys, seals and column families; META and its format entry stay readable in every later one
+FORMAT = 2  # of keys, seals and column families; META and its format entry stay readable in every later one
 
 FORMAT_KEY = b"store.format"
 BOOT_KEY = b"store.boot"

@@ -12,7 +12,7 @@ from pathlib import Path
 from rocksdict import DbClosedError, Rdict, WriteBatch
 
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
-from dynafast.storage.interface import SCAN_SIZE, Batch, Family
+from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
 from dynafast.storage.logs import check_log
 from dynafast.storage.opening import FORMAT, begin, finish
 from dynafast.storage.sealed import seal, unseal
@@ -103,6 +103,8 @@ class RocksStore:
             size += len(key)
             if value is None:
                 changes.delete(key, self._handles[family])
+            elif isinstance(value, Until):
+                changes.delete_range(key, value.end, self._handles[family])
             else:
                 changes.put(key, seal(key, value), self._handles[family])
                 size += len(value)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynafast.core.claims import holds_records
 from dynafast.core.membership import Entry, Membership
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import PeerProtocolError, StoreBusyError
@@ -154,7 +155,7 @@ def test_a_partition_with_records_is_not_given_away() -> None:
     for _ in range(400):
         cluster.step()
     founder, joiner = cluster.members
-    kept = [p for p in range(16) if founder.node.holds_records(p)]
+    kept = [p for p in range(16) if holds_records(founder.store, p, 16)]
     assert len(kept) == 1
     assert len(founder.node.seats.seats_of(founder.node.own.id, kept[0])) == 3
     assert joiner.node.own.status is Status.JOINING

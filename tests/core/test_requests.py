@@ -7,7 +7,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.clock import Record
-from dynafast._ext.coordinator import distinct_seats
+from dynafast._ext.view import distinct_seats
 from dynafast.errors import StoreBusyError, StoreError
 from dynafast.protocol import Op
 from dynafast.storage.interface import Batch, object_key
@@ -45,7 +45,7 @@ def pipe(member: Member) -> Pipe:
 
 def stored(member: Member, key: bytes) -> Record | None:
     data = member.store.get(object_key(xxh3_64_intdigest(key), key))
-    return None if data is None else Record.decode(data[24:])
+    return None if data is None else Record.decode(data[25 + 8 * data[24] :])
 
 
 def key_for(cluster: Cluster, member: Member, *, prefix: bytes = b"k") -> bytes:
@@ -156,7 +156,8 @@ def test_with_two_of_three_replicas_dead_requests_fail_at_once_with_numbers(aske
     for member in inside[1:]:
         cluster.kill(member)
     client = pipe(alive)
-    for op, fields in ((Op.GET, (b"k", {})), (Op.PUT, (b"k", b"v", None, W1, {}))):
+    strict = {"sloppy": False}
+    for op, fields in ((Op.GET, (b"k", strict)), (Op.PUT, (b"k", b"v", None, W1, strict))):
         before = cluster.now_ns
         answer = client.ask(op, *fields)
         assert (answer[0], answer[CODE], answer[DETAILS]) == (Op.ERROR, "unavailable", {"needed": 2, "reachable": 1})
@@ -164,18 +165,41 @@ def test_with_two_of_three_replicas_dead_requests_fail_at_once_with_numbers(aske
     assert stored(inside[0], b"k") is None, "a put that is refused writes nothing"
 
 
-@pytest.mark.parametrize("dead", range(4))
-@pytest.mark.parametrize("quorum", [1, 2, 3])
-def test_truth_table_of_availability(quorum: int, dead: int) -> None:
-    """With N=3 and *dead* replicas gone, a quorum is met exactly when enough are left."""
-    cluster = Cluster(5)
-    for member in holders(cluster, b"k")[:dead]:
-        cluster.kill(member)
-    asked = pipe(outsiders(cluster, b"k")[0])
-    put = asked.ask(Op.PUT, b"k", b"v", None, W1, {"w": quorum})
-    get = asked.ask(Op.GET, b"k", {"r": quorum})
-    possible = 3 - dead >= quorum
-    assert (put[0] == Op.WRITTEN, get[0] == Op.FOUND) == (possible, possible)
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_truth_table_of_availability(replicas: int) -> None:
+    """For every R or W and every set of dead nodes, asked at a replica and outside, strict and sloppy.
+
+    Strict: a quorum is met exactly when enough replicas live. Sloppy: a put when enough nodes of any kind live, a get
+    when one of them is a replica besides; a key that no living replica holds is never said to be absent.
+    """
+    for dead_count in range(replicas + 2):
+        for dead in itertools.combinations(range(replicas + 1), dead_count):
+            cluster = Cluster(replicas + 2, replicas=replicas, r=1, w=1)
+            inside = holders(cluster, b"k")
+            *outside, asked = outsiders(cluster, b"k")
+            nodes = [*inside, *outside]
+            for place in dead:
+                cluster.kill(nodes[place])
+            living = sum(member.up for member in inside)
+            hosts = sum(member.up for member in cluster.members)
+            for quorum, strict in itertools.product(range(1, replicas + 1), (True, False)):
+                options = {"sloppy": not strict}
+                for client in [pipe(asked), *[pipe(member) for member in inside if member.up]]:
+                    case = (dead, quorum, strict)
+                    get = client.ask(Op.GET, b"k", {"r": quorum, **options})
+                    if strict or get[0] != Op.FOUND or not values(get):  # else hints of earlier rounds were found
+                        possible = living >= quorum if strict else living >= 1 and hosts >= quorum
+                        assert (get[0] == Op.FOUND) == possible, case
+                    put = client.ask(Op.PUT, b"k", b"v", None, cluster.rng.randbytes(16), {"w": quorum, **options})
+                    possible = (living if strict else hosts) >= quorum
+                    assert (put[0] == Op.WRITTEN) == possible, case
+                    if possible:
+                        needed, count, primaries, fallbacks, synced, flags = put[PUT_RECEIPT]
+                        assert (needed, count) == (quorum, primaries + fallbacks), case
+                        assert quorum <= count, case
+                        assert synced <= count, case
+                        assert primaries <= living, case
+                        assert (flags & 1 == 1) == (fallbacks > 0), case
 
 
 def test_one_node_alone_serves_with_quorums_of_one() -> None:
@@ -204,7 +228,7 @@ def test_replicas_lost_in_mid_put_leave_the_outcome_unknown() -> None:
     cluster.hold(second, first)
     cluster.hold(third, first)
     client = pipe(first)
-    client.send([Op.PUT, 9, b"k", b"v", None, W1, {}])
+    client.send([Op.PUT, 9, b"k", b"v", None, W1, {"sloppy": False}])
     cluster.kill(second)
     cluster.kill(third)
     assert client.answers()[0][CODE] == "uncertain"
@@ -216,7 +240,7 @@ def test_replicas_lost_in_mid_get_make_it_unavailable() -> None:
     cluster.hold(second, first)
     cluster.hold(third, first)
     client = pipe(first)
-    client.send([Op.GET, 9, b"k", {}])
+    client.send([Op.GET, 9, b"k", {"sloppy": False}])
     cluster.kill(second)
     cluster.kill(third)
     assert client.answers()[0][CODE] == "unavailable"
@@ -437,7 +461,7 @@ def test_overwrite_is_not_beaten_by_a_newer_version_that_its_coordinator_had_not
     first, second, third = holders(cluster, b"k")
     record = Record().put(actor=7, counter=1, time=(1_700_000_020_000 << 16), write_id=W1, value=b"newer")
     for member in (second, third):
-        member.store.put(object_key(xxh3_64_intdigest(b"k"), b"k"), bytes(24) + record.encode())
+        member.node.replica.merge(object_key(xxh3_64_intdigest(b"k"), b"k"), record)
     answer = pipe(first).ask(Op.PUT, b"k", b"mine", None, W2, {"overwrite": True})
     assert answer[0] == Op.WRITTEN
     assert answer[2][2] > 1_700_000_020_000 << 16
@@ -561,11 +585,17 @@ def test_distinct_seats_equals_exhaustive_search() -> None:
             assert distinct_seats(answers) == _most(answers), answers
 
 
-def test_a_node_without_a_seat_refuses_replica_requests() -> None:
+def test_a_node_without_a_seat_takes_no_repair_and_keeps_a_write_as_a_hint() -> None:
     cluster = Cluster(5)
     outside = outsiders(cluster, b"k")[0]
     peer = Pipe(outside)
     peer.hello(role="peer", node=b"12345678", cluster=cluster.facts.cluster, to=outside.node.own.id, generation=1)
-    assert peer.ask(Op.FETCH, b"k", None)[CODE] == "no-seat"
-    assert peer.ask(Op.STORE, b"k", False, [[], []])[CODE] == "no-seat"
+    record = [[[7, 1, 5]], [[7, 1, 5, W1, b"v"]]]
+    assert peer.ask(Op.FETCH, b"k", None)[2:] == [0, 0, None]
+    assert peer.ask(Op.STORE, b"k", None, 4, 0, record)[CODE] == "no-seat"
     assert stored(outside, b"k") is None
+    answer = peer.ask(Op.STORE, b"k", None, 0, 0, record)
+    assert answer[2:4] == [0, 3], "no seat; synced, and kept as a hint"
+    assert sorted(owner for owner, _ in answer[4]) == sorted(member.node.own.id for member in holders(cluster, b"k"))
+    assert stored(outside, b"k") is not None
+    assert sum(count for count, _ in outside.node.replica.hinted.values()) == 1

@@ -187,7 +187,7 @@ def test_context_is_sealed_as_described() -> None:
 
 def test_digest_of_record_is_as_described() -> None:
     """The digest that FETCH shows is the hash that part two defines, of the record that STORE shows."""
-    context, versions = FRAMES["store"].item[4]
+    context, versions = FRAMES["store"].item[6]
     counted = len(context).to_bytes(8, "big")
     dots = [n.to_bytes(8, "big") for row in [*context, *versions] for n in row[:2]]
     digest = FRAMES["fetch-same"].item[3]

@@ -25,7 +25,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.rig.open()
         self.boot = 0
         self.was_clean = True
-        self.contents: Contents = {(Family.META, b"store.format"): b"1"}
+        self.contents: Contents = {(Family.META, b"store.format"): b"2"}
         self.restarted()
 
     @rule(key=KEYS, value=VALUES)
