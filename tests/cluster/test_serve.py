@@ -15,7 +15,6 @@ import pytest
 from dynafast import Client
 from dynafast.errors import DynafastError, RefusedError, TooLargeError, UnavailableError
 from dynafast.testing import Cluster, ClusterError, Node
-from tests.cluster.load import eventually
 
 DEADLINE_S = 20.0
 
@@ -30,6 +29,14 @@ def five() -> Iterator[Cluster]:
 def single(tmp_path: Path, *options: str, durability: str = "group") -> Iterator[Cluster]:
     with Cluster(1, partitions=8, durability=durability, options=options, folder=tmp_path) as cluster:
         yield cluster
+
+
+def eventually(condition: object, what: str) -> None:
+    """Wait until a condition holds; fail with *what* when it does not come."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        threading.Event().wait(0.02)
 
 
 def replicas_of(cluster: Cluster, key: bytes) -> list[Node]:
@@ -259,6 +266,40 @@ def test_with_one_of_five_dead_or_frozen_everything_at_2_2_succeeds_and_with_two
                 client.put(b"k0", b"x", sloppy=False)
             assert time.monotonic() - began < 2.0
         assert refused.value.details == {"needed": 2, "reachable": 1}
+
+
+def test_rolling_restart_without_a_failed_request(tmp_path: Path) -> None:
+    with Cluster(5, folder=tmp_path) as cluster:
+        stop = threading.Event()
+        failures: list[BaseException] = []
+        done = [0]
+
+        def load(worker: int) -> None:
+            with cluster.client() as client:
+                turn = 0
+                while not stop.is_set():
+                    turn += 1
+                    key = b"w%d-%d" % (worker, turn % 50)
+                    try:
+                        client.put(key, b"%d" % turn, overwrite=True, sloppy=False)  # strict: what is read is the last
+                        assert client.get(key, sloppy=False).value == b"%d" % turn
+                    except (DynafastError, AssertionError) as error:
+                        failures.append(error)
+                        return
+                    done[0] += 1
+
+        workers = [threading.Thread(target=load, args=(number,)) for number in range(4)]
+        for thread in workers:
+            thread.start()
+        for node in cluster.nodes:
+            node.stop()
+            node.start()
+            cluster.wait_until_up()
+        stop.set()
+        for thread in workers:
+            thread.join(DEADLINE_S)
+        assert failures == []
+        assert done[0] > 100
 
 
 # ---- SIGKILL
