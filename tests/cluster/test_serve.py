@@ -15,6 +15,7 @@ import pytest
 from dynafast import Client
 from dynafast.errors import DynafastError, RefusedError, TooLargeError, UnavailableError
 from dynafast.testing import Cluster, ClusterError, Node
+from tests.cluster.load import eventually, kept
 
 DEADLINE_S = 20.0
 
@@ -29,14 +30,6 @@ def five() -> Iterator[Cluster]:
 def single(tmp_path: Path, *options: str, durability: str = "group") -> Iterator[Cluster]:
     with Cluster(1, partitions=8, durability=durability, options=options, folder=tmp_path) as cluster:
         yield cluster
-
-
-def eventually(condition: object, what: str) -> None:
-    """Wait until a condition holds; fail with *what* when it does not come."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.02)
 
 
 def replicas_of(cluster: Cluster, key: bytes) -> list[Node]:
@@ -345,18 +338,6 @@ class Load:
         for thread in self._threads:
             thread.join(DEADLINE_S)
             assert not thread.is_alive()
-
-
-def kept(there: list[bytes], saw: dict[bytes, list[bytes]]) -> set[bytes]:
-    """Return the values that are there, and those that they replaced, directly or by others."""
-    found: set[bytes] = set()
-    left = list(there)
-    while left:
-        value = left.pop()
-        if value not in found:
-            found.add(value)
-            left += saw.get(value, [])
-    return found
 
 
 def test_a_value_that_only_a_lost_write_has_seen_is_not_kept() -> None:
