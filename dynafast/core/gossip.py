@@ -1,8 +1,7 @@
-"""Spreads member entries, and notices which peers are silent.
+"""Spreads member entries.
 
 Source: Dynamo (SOSP 2007), section 4.8: once a second with a random peer; digests first, then the entries that differ.
-After news the next rounds come quickly, so that a change reaches a small cluster in a fraction of a second. A peer
-that answers no heartbeat is taken for unreachable, locally: nobody else is told.
+After news the next rounds come quickly, so that a change reaches a small cluster in a fraction of a second.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 PERIOD_NS = 1_000_000_000
 QUICK_PERIOD_NS = 50_000_000  # after news
 QUICK_ROUNDS = 6
-HEARTBEAT_NS = 1_000_000_000
-ANSWER_MS = 3_000  # a peer that has not answered by then is unreachable
+ANSWER_MS = 3_000
 
 
 class Gossip(Machine):
@@ -31,8 +29,6 @@ class Gossip(Machine):
         super().__init__(node)
         self._quick_left = 0
         self._next_round_ns = 0
-        self._next_heartbeat_ns = 0
-        self.sizes: dict[bytes, tuple[int, int]] = {}  # node id -> (keys, bytes), from heartbeats
 
     def ops(self) -> dict[Op, tuple[int, Answering]]:
         """See `Machine`."""
@@ -47,17 +43,13 @@ class Gossip(Machine):
         self._next_round_ns = 0
 
     def tick(self, now_ns: int) -> None:
-        """Start the rounds and heartbeats that are due."""
+        """Start the rounds that are due."""
         if now_ns >= self._next_round_ns:
             self._next_round_ns = now_ns + (QUICK_PERIOD_NS if self._quick_left else PERIOD_NS)
             self._quick_left = max(0, self._quick_left - 1)
             linked = self.node.linked_peers()
             if linked:
                 self._exchange(linked[self.node.random64() % len(linked)])
-        if now_ns >= self._next_heartbeat_ns:
-            self._next_heartbeat_ns = now_ns + HEARTBEAT_NS
-            for peer in self.node.linked_peers():
-                self._beat(peer)
 
     def receive(self, message: object) -> dict[str, object]:
         """Answer a peer's message: digests with what differs, entries with nothing.
@@ -95,17 +87,3 @@ class Gossip(Machine):
         if not all(isinstance(fields, dict) for fields in entries):
             raise PeerProtocolError("gossip entries must be maps")
         self.node.learn([Entry.from_wire(fields) for fields in entries])
-
-    def _beat(self, peer: "Peer") -> None:
-        link = peer.link
-
-        def done(result: Any, error: DynafastError | None) -> None:
-            if error is None and isinstance(result, dict):
-                keys, size = result.get("keys"), result.get("bytes")
-                if isinstance(keys, int) and isinstance(size, int):
-                    self.sizes[peer.id] = (keys, size)
-            elif link is not None and not link.closing:
-                self.node.trace("peer.silent", peer=peer.name)
-                link.close()
-
-        self.node.call(peer, Op.PING, [], ANSWER_MS, done)

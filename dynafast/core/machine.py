@@ -5,7 +5,7 @@ the node's few calls. It never waits and never blocks; what it asks of peers has
 clocks or files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dynafast.protocol import Op
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dynafast.core.node import Node
 
 Answering = Callable[["Connection", int, list[Any]], None]
+Ops = Mapping[Op, tuple[int | None, Answering]]
 
 
 class Machine:
@@ -24,8 +25,8 @@ class Machine:
     def __init__(self, node: "Node") -> None:
         self.node = node
 
-    def ops(self) -> dict[Op, tuple[int, Answering]]:
-        """Return the requests this machine answers: number of fields after the id, and who answers.
+    def ops(self) -> Ops:
+        """Return the requests this machine answers: number of fields after the id (None: any), and who answers.
 
         An answering method gets (connection, id, fields) and replies through the connection, now or later. It may
         raise RequestError or PeerProtocolError, which becomes an error answer.

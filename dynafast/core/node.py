@@ -24,7 +24,10 @@ from dynafast._ext.coordinator import Coordinator
 from dynafast._ext.replica import Replica
 from dynafast._ext.view import Peer, View
 from dynafast.core import identity
+from dynafast.core.admission import Admission
+from dynafast.core.detector import Detector
 from dynafast.core.gossip import Gossip
+from dynafast.core.healing import Healing
 from dynafast.core.identity import Identity, load_clock
 from dynafast.core.machine import Answering, Machine
 from dynafast.core.machines import MACHINES
@@ -118,7 +121,12 @@ class Node:
         self.replica.start(self._view.own)
         self.machines = [machine(self) for machine in MACHINES]
         self._gossip = self.machine(Gossip)
-        self._ops: dict[Op, tuple[int, Answering]] = {}
+        self.admission = self.machine(Admission)
+        self.detector = self.machine(Detector)
+        self.healing = self.machine(Healing)
+        self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(BUILD_COUNT)]
+        self._work += [machine.tick for machine in self.machines]
+        self._ops: dict[Op, tuple[int | None, Answering]] = {}
         for machine in self.machines:
             self._ops.update(machine.ops())
 
@@ -146,12 +154,11 @@ class Node:
     def tick(self) -> None:
         """Do what is due: deadlines, trees, and the machines' work."""
         self.coordinator.sweep()
-        try:
-            self.replica.build(BUILD_COUNT)
-            for machine in self.machines:
-                machine.tick(self.now_ns)
-        except StoreError as error:  # tried again at the next tick
-            self.trace("store.refused", what="background work", error=str(error))
+        for work in self._work:
+            try:
+                work(self.now_ns)
+            except StoreError as error:  # tried again at the next tick
+                self.trace("store.refused", what="background work", error=str(error))
 
     def flushed(self, sequence: int) -> None:
         """Everything up to *sequence* is durable."""
@@ -287,21 +294,16 @@ class Node:
             raise RefusedError(str(error), code="store-error") from error
 
     def _cold(self, connection: Connection, op: Op, id: int, fields: list[Any]) -> None:
-        own: dict[Op, tuple[int, Answering]] = {
-            Op.PING: (0, self._answer_ping),
+        own: dict[Op, tuple[int | None, Answering]] = {
             Op.RING: (1, lambda connection, id, fields: connection.reply(id, self._ring_answer(fields[0]))),
             Op.STATUS: (1, lambda connection, id, fields: connection.reply(id, self._status(fields[0]))),
         }
         count, answering = own.get(op) or self._ops.get(op) or (0, None)
         if answering is None:
             raise BadRequestError(f"{op.name} is not a request")
-        if len(fields) != count:
+        if count is not None and len(fields) != count:
             raise BadRequestError(f"{op.name} with {len(fields)} fields")
         answering(connection, id, fields)
-
-    def _answer_ping(self, connection: Connection, id: int, _fields: list[Any]) -> None:
-        keys, size = self.store.usage()
-        connection.reply(id, {"keys": keys, "bytes": size})
 
     # ---- what the coordinator calls
 
@@ -432,6 +434,10 @@ class Node:
         self._rebuild()
         self._gossip.hurry()
 
+    def partition_of(self, object_key: bytes) -> int:
+        """Return the partition of ``position (8 bytes, big-endian) + key``."""
+        return int.from_bytes(object_key[:8], "big") * self.facts.partitions >> 64
+
     def targets(self, partition: int) -> list[bytes]:
         """Return the nodes that should serve *partition*: the first N of its preference list."""
         return self.preference(partition)[: self.facts.replicas]
@@ -516,7 +522,7 @@ class Node:
     def _ring_table(self) -> dict[str, object]:
         """Return who serves what, for clients that go to a replica directly."""
         members = self._members()
-        alive = {entry.id: entry.id == self.own.id or self.peers[entry.id].link is not None for entry in members}
+        alive = {entry.id: self.peers[entry.id].usable for entry in members}
         if self._ring is None:
             index = {entry.id: number for number, entry in enumerate(members)}
             table = bytearray()
@@ -560,8 +566,8 @@ class Node:
         members = []
         for id, entry in sorted(self.membership.entries.items(), key=lambda item: item[1].name):
             shown = self.own if id == self.own.id else entry
-            alive = id == self.own.id or self.peers[id].link is not None
-            figures = self.store.usage() if id == self.own.id else self._gossip.sizes.get(id)
+            alive = id == self.own.id or self.peers[id].usable
+            figures = self.store.usage() if id == self.own.id else self.detector.sizes.get(id)
             members.append(
                 {
                     "name": shown.name,

@@ -106,7 +106,11 @@ class Cluster:
         w: int = 2,
         seed: int = 1,
         group: bool = True,
+        plants: frozenset[str] = frozenset(),
     ) -> None:
+        self.plants = plants
+        self.delays: dict[tuple[str, str], int] = {}  # (near, far) -> how long frames take, in ns
+        self.late: list[tuple[int, Member, Connection, bytes]] = []
         self.now_ns = 1_000 * MS
         self.rng = random.Random(f"{seed}/cluster")
         self.members: list[Member] = []
@@ -153,6 +157,7 @@ class Cluster:
             random64=lambda: self.rng.getrandbits(64),
             trace=member.trace,
             settings={},
+            plants=self.plants,
         )
         member.store.sync()
         member.up = True
@@ -193,6 +198,13 @@ class Cluster:
                 connection.feed(data)
                 self.pump(far)
 
+    def deliver(self, target: Member, connection: Connection, data: bytes) -> None:
+        """Hand data to one end of a connection."""
+        if target.up and not connection.lost:
+            self.enter(target)
+            connection.feed(data)
+            self.pump(target)
+
     # ---- the shell's duties
 
     def enter(self, member: Member) -> None:
@@ -213,6 +225,10 @@ class Cluster:
     def step(self) -> None:
         """One turn of 5 ms for every member: dial, tick, flush."""
         self.now_ns += 5 * MS
+        arrived = [item for item in self.late if item[0] <= self.now_ns]
+        self.late = [item for item in self.late if item[0] > self.now_ns]
+        for _, member, connection, data in arrived:
+            self.deliver(member, connection, data)
         for member in self.members:
             if not member.up:
                 continue
@@ -269,10 +285,10 @@ class Link:
         queue = self.cluster.held.get((source.name, target.name))
         if queue is not None:
             queue.append((connection, data))
-        elif target.up and not connection.lost:
-            self.cluster.enter(target)
-            connection.feed(data)
-            self.cluster.pump(target)
+        elif (delay_ns := self.cluster.delays.get((source.name, target.name))) is not None:
+            self.cluster.late.append((self.cluster.now_ns + delay_ns, target, connection, data))
+        else:
+            self.cluster.deliver(target, connection, data)
 
     def cut(self) -> None:
         """Both ends learn that the connection is gone."""

@@ -1,0 +1,106 @@
+"""Lets background work go as fast as foreground requests do not feel it.
+
+Source: Dynamo (SOSP 2007), section 6.5: background tasks run in slices that a controller grants by the 99th percentile
+of foreground latencies. Here a bucket of bytes refills at a rate between a floor, so that repair always goes on, and a
+ceiling. The rate is cut at once when a window's p99 is too high, and grows slowly while it is not (as TCP does). What
+is too high is measured, not configured: a multiple of the p99 of windows in which background work did next to nothing.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dynafast.core.machine import Machine
+
+if TYPE_CHECKING:
+    from dynafast.core.node import Node
+
+WINDOW_NS = 500_000_000
+SAMPLES_MIN_COUNT = 20  # a window with fewer requests says nothing of a p99, and has room anyway
+FLOOR = 1_000_000  # bytes per second
+CEILING = 64_000_000
+START = 16_000_000
+RAISE = 2_000_000  # per window
+OPERATION = 1_000  # what a message costs besides its bytes
+BURST_NS = 50_000_000  # how much may be saved up
+TARGET_MIN_NS = 20_000_000  # below this nobody minds
+TARGET_FACTOR = 2  # of the quiet p99
+QUIET_SHARE = 0.02  # of the ceiling: a window with less background work is quiet
+
+
+def p99(samples: Sequence[float]) -> float:
+    """Return the 99th percentile of *samples*, at least one: the smallest that 99 of 100 do not exceed."""
+    return sorted(samples)[(99 * len(samples) + 99) // 100 - 1]
+
+
+class Bucket:
+    """A budget of bytes that refills with time. It may be overdrawn once: a large record still passes."""
+
+    def __init__(self) -> None:
+        self.rate = START
+        self._level = 0
+        self._filled_ns = 0
+
+    def take(self, size: int, now_ns: int) -> bool:
+        """Take *size* bytes if the bucket is not overdrawn; say whether they were taken."""
+        most = self.rate * BURST_NS // 1_000_000_000
+        gained = self.rate * (now_ns - self._filled_ns) // 1_000_000_000
+        if gained > 0:
+            self._level = min(most, self._level + gained)
+            self._filled_ns = now_ns
+        if self._level <= 0:
+            return False
+        self._level -= size
+        return True
+
+    def overdraw(self, size: int) -> None:
+        """Take *size* bytes in any case."""
+        self._level -= size
+
+
+class Admission(Machine):
+    """Grants background work, and learns from foreground latencies how much."""
+
+    def __init__(self, node: "Node") -> None:
+        super().__init__(node)
+        self._bucket = Bucket()
+        self._window_ns = 0  # when the present window ends
+        self._granted = 0  # in the present window
+        self._quiet_ns = 0.0  # p99 without background work, averaged; 0: not known
+        self._p99_ns = 0.0
+
+    def room(self, size: int) -> bool:
+        """Whether background work of *size* bytes may start now; then they count as used."""
+        if not self._bucket.take(size + OPERATION, self.node.now_ns):
+            return False
+        self._granted += size + OPERATION
+        return True
+
+    def spend(self, size: int) -> None:
+        """Count *size* bytes that turn out to be moved by work which was let in; what comes next waits for it."""
+        self._bucket.overdraw(size)
+        self._granted += size
+
+    def tick(self, now_ns: int) -> None:
+        """Close a window that is over, and set the rate for the next one."""
+        if now_ns < self._window_ns:
+            return
+        self._window_ns = now_ns + WINDOW_NS
+        self._learn(self.node.coordinator.take_latencies())
+        self._granted = 0
+
+    def figures(self) -> dict[str, object]:
+        """What `status` shows."""
+        return {"background": {"bytes_per_second": self._bucket.rate, "p99_ms": round(self._p99_ns / 1e6, 1)}}
+
+    def _learn(self, samples: Sequence[float]) -> None:
+        bucket = self._bucket
+        if len(samples) < SAMPLES_MIN_COUNT:
+            bucket.rate = min(CEILING, bucket.rate + RAISE)
+            return
+        self._p99_ns = p99(samples)
+        if self._granted < QUIET_SHARE * CEILING * WINDOW_NS / 1e9:
+            self._quiet_ns = (7 * self._quiet_ns + self._p99_ns) / 8 if self._quiet_ns else self._p99_ns
+        if self._p99_ns > max(TARGET_MIN_NS, TARGET_FACTOR * self._quiet_ns):
+            bucket.rate = max(FLOOR, bucket.rate // 2)
+        else:
+            bucket.rate = min(CEILING, bucket.rate + RAISE)
