@@ -6,7 +6,7 @@ a power cut loses what no `sync` has covered. Every error of rocksdict becomes o
 
 import os
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rocksdict import DbClosedError, Rdict, WriteBatch
@@ -26,6 +26,7 @@ _OWN_FILE = re.compile(
     r"|rocksdict-config\.json|lost\+found"  # the last: the folder may be a disk of its own
 )
 _LOCKED = re.compile(r"lock hold by current process|While lock file")
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
 _IN_USE = "{} is open in another process: stop that one, or choose another folder"
 _SIZES = ("rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables")
 
@@ -42,6 +43,8 @@ class RocksStore:
     def __init__(self, path: Path) -> None:
         self._is_open = False
         self._lost: StoreError | None = None  # a failed sync: no later one can make up for it
+        self._is_full = False  # the last write failed for want of room
+        self._path = path
         self._accepted_bytes = self._synced_bytes = 0
         self.sequence = 0
         _prepare_folder(path)
@@ -79,7 +82,8 @@ class RocksStore:
         try:
             self._objects.put(key, seal(key, value))
         except Exception as error:
-            raise _store_error(error) from error
+            raise self._refused(error) from error
+        self._is_full = False
         self._accepted_bytes += len(key) + len(value)
         self.sequence += 1
         return self.sequence
@@ -111,7 +115,8 @@ class RocksStore:
         try:
             self._database.write(changes)
         except Exception as error:
-            raise _store_error(error) from error
+            raise self._refused(error) from error
+        self._is_full = False
         self._accepted_bytes += size
         self.sequence += 1
         return self.sequence
@@ -148,12 +153,32 @@ class RocksStore:
         if self._lost is not None:
             raise StoreError(f"an earlier sync failed: {self._lost}") from self._lost
         try:
-            self._database.flush_wal(sync=True)
+            if self._is_full:
+                self._sync_logs()
+            else:
+                self._database.flush_wal(sync=True)
         except Exception as error:
-            self._lost = _store_error(error)
+            self._lost = StoreError(str(error)) if isinstance(error, OSError) else _store_error(error)
             raise self._lost from error
         self._synced_bytes = covered_bytes
         return covered
+
+    def _refused(self, error: Exception) -> StoreError:
+        """Return the error of a write that was not kept."""
+        mapped = _store_error(error)
+        self._is_full = self._is_full or _NO_ROOM.search(str(error)) is not None
+        return mapped
+
+    def _sync_logs(self) -> None:
+        """Sync what the logs have, past RocksDB.
+
+        It refuses to sync a log to which it could not append, and having refused once it never writes again. Left
+        alone it goes on by itself some seconds after there is room again: as much as all write buffers together.
+        """
+        for name in os.listdir(self._path):
+            if name.endswith(".log"):
+                with suppress(FileNotFoundError), (self._path / name).open("rb") as log:  # gone: its tables are synced
+                    os.fdatasync(log.fileno())
 
     def usage(self) -> tuple[int, int]:
         """See `Store`; the number counts each write until a flush or compaction has merged those of a key."""

@@ -156,6 +156,33 @@ def test_a_full_disk_refuses_writes_keeps_none_and_recovers(data: Path, shim: Sh
     store.close()
 
 
+def test_a_full_disk_lets_what_was_accepted_before_be_synced(data: Path, shim: ShimLog) -> None:
+    """RocksDB refuses that, and would then refuse every later write too."""
+    with Child(data, shim) as child:
+        child.ask("open")
+        child.ask("put", "before", "1")
+        (write,) = (event for event in shim.writes(data) if b"before" in event.data)
+        shim.fail(writes=True)
+        with pytest.raises(StoreError, match="No space left"):
+            child.ask("put", "refused", "1")
+        assert not shim.is_durable(write)
+        child.ask("sync")
+        assert shim.is_durable(write)
+        shim.fail(writes=False)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                child.ask("put", "after", "1")
+                break
+            except StoreError:
+                assert time.monotonic() < deadline, "the store has not recovered"
+        child.ask("sync")
+        child.ask("close")
+    store = RocksStore(data)
+    assert [store.get(key) for key in (b"before", b"refused", b"after")] == [b"1", None, b"1"]
+    store.close()
+
+
 def test_a_failed_sync_fails_for_good(data: Path, shim: ShimLog) -> None:
     """A second fsync that succeeds says nothing of the pages that the first one lost."""
     with Child(data, shim) as child:
