@@ -17,7 +17,7 @@ COMPILE := $(BIN)/python setup.py --quiet build_ext --inplace
 REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
     print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: build demo test lint sanitize clean
+.PHONY: build demo test lint sanitize soak clean
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -64,6 +64,11 @@ sanitize: build
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    $(CURDIR)/$(BIN)/python -m pytest tests/ext
+
+# Fresh seeds of the simulator for as long as one likes; those that fail are kept.
+MINUTES ?= 10
+soak: build
+	@$(BIN)/dynafast sim --minutes $(MINUTES) --failures build/soak/failing-seeds.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

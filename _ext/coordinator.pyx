@@ -783,7 +783,7 @@ cdef class Relay(Pending):
     """A request for a key of which this node is no replica: passed on to the best replica, answered as that answers.
 
     A get goes on to the next replica when one fails, and asks a second one when the first is slow, within a budget. A
-    put goes on only when the replica surely did nothing. With no replica left, this node stands in itself.
+    put goes on only when the replica surely did nothing. With no replica left to ask, this node stands in itself.
     """
 
     cdef int next(self) except -1:
@@ -836,11 +836,24 @@ cdef class Relay(Pending):
         return 1
 
     cdef int begin(self) except -1:
-        """Ask the next replica; when there is none, say so."""
+        """Ask the next replica; when there is none, stand in, or say so."""
         if self.next() or self.asked:
             return 0
+        if not self.options.strict:
+            return self.take_over()
         return self.fail("unavailable", f"needed {self.need} replicas, reachable 0",
                          {"needed": self.need, "reachable": 0})
+
+    cdef int take_over(self) except -1:
+        """No replica can be asked, and none has done anything: this node stands in for one."""
+        cdef int64_t left_ms = (self.deadline_ns - self.home.now_ns) // 1_000_000
+        self.home.pending.pop(self.rid, None)
+        self.options.timeout_ms = <int>max(1, left_ms)
+        if self.op == GET:
+            return self.home.coordinate_get(self.client, self.client_id, self.key, &self.options)
+        return self.home.coordinate_put(
+            self.client, self.client_id, self.key, self.value, self.context, self.write_id, &self.options
+        )
 
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1:
         cdef Buffer out = self.home.scratch
@@ -854,6 +867,8 @@ cdef class Relay(Pending):
                 self.asked.remove(who)
                 if self.next() or self.asked:
                     return 0
+                if not self.options.strict:
+                    return self.take_over()
         elif not ((self.op == GET and op == FOUND and fields == 6) or (self.op == PUT and op == WRITTEN and fields == 8)):
             raise ValueError("no answer to the request")
         else:
@@ -1164,12 +1179,17 @@ cdef class Coordinator(Handler):
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
-        if self.view.mine(partition) == 0:
-            self.scratch.size = 0
-            put_bytes(self.scratch, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
-            if self.forward(conn, id, GET, key, self.scratch.take(), partition, options):
-                return 0
-        return self.coordinate_get(conn, id, key, options)
+        cdef Relay relay
+        if self.view.mine(partition):
+            return self.coordinate_get(conn, id, key, options)
+        relay = self.forward(conn, id, GET, key, partition, options)
+        if relay is None:
+            return 0
+        self.scratch.size = 0
+        put_bytes(self.scratch, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        relay.fields = self.scratch.take()
+        self.relayed += 1
+        return relay.begin()
 
     cdef int coordinate_get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:
         cdef Get get = Get.__new__(Get)
@@ -1220,11 +1240,17 @@ cdef class Coordinator(Handler):
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
-        if self.view.mine(partition) == 0 and self.forward(
-            conn, id, PUT, key, _put_fields(key, value, context, write_id), partition, options
-        ):
+        cdef Relay relay
+        if self.view.mine(partition):
+            return self.coordinate_put(conn, id, key, value, context, write_id, options)
+        relay = self.forward(conn, id, PUT, key, partition, options)
+        if relay is None:
             return 0
-        return self.coordinate_put(conn, id, key, value, context, write_id, options)
+        relay.value = value
+        relay.context = context
+        memcpy(relay.write_id, write_id, ID_SIZE)
+        relay.fields = _put_fields(key, value, context, write_id)
+        return relay.begin()
 
     cdef int coordinate_put(
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
@@ -1474,7 +1500,7 @@ cdef class Coordinator(Handler):
         """Canaries of the write: a context cut short, frames that go out before the store has accepted the batch."""
         cdef int i
         if "trim-early" in self.plants and put.record.entry_count > 10:
-            entries = sorted(put.record.context, key=_entry_time)[-10:]
+            entries = sorted(put.record.context, key=_entry_time, reverse=True)[:10]
             known = {actor: counter for actor, counter, _ in entries}
             put.record = Record(
                 entries, [dot for dot in put.record.versions if known.get(dot[0], 0) >= dot[1]]
@@ -1604,24 +1630,19 @@ cdef class Coordinator(Handler):
         """
         self.node.follow_round(number)
 
-    cdef bint forward(
-        self, Connection conn, uint64_t id, int op, bytes key, bytes fields, Py_ssize_t partition,
-        const Options *options
-    ) except -1:
-        """Pass a request on to a replica; False if none can be reached, and this node is to stand in.
-
-        A request that was passed on already is refused: never twice.
-        """
+    cdef Relay forward(
+        self, Connection conn, uint64_t id, int op, bytes key, Py_ssize_t partition, const Options *options
+    ):
+        """Return what is to pass a request on to a replica, or None: it was passed on already, so refused."""
         cdef Relay relay
         if conn.role_code == PEER:
             conn.fail(id, "not-replica", "this node is no replica of the key: the asking node's view is old")
-            return True
+            return None
         relay = Relay.__new__(Relay)
         relay.client = conn
         relay.client_id = id
         relay.op = op
         relay.key = key
-        relay.fields = fields
         relay.options = options[0]
         relay.asked = []
         relay.left = self._by_speed(self.view.holders[partition])
@@ -1629,13 +1650,8 @@ cdef class Coordinator(Handler):
         relay.started_ns = self.now_ns
         if relay.need > self.view.most:
             relay.need = self.view.most
-        if not relay.left and not options.strict:
-            return False
         self.enlist(relay, options.timeout_ms)
-        if op == GET:
-            self.relayed += 1
-        relay.begin()
-        return True
+        return relay
 
     def _by_speed(self, tuple holders):
         """Return the holders that can be reached, best last: in preference order, but for those that are slow."""
@@ -1687,8 +1703,8 @@ def _entry_time(entry):
 
 cdef Record _newest_only(Record record):
     """A canary: last writer wins in a merge."""
-    versions = sorted(record.versions, key=_entry_time)
-    return Record(record.context, versions[-1:])
+    versions = sorted(record.versions, key=_entry_time, reverse=True)
+    return Record(record.context, versions[:1])
 
 
 cdef Record _alone(Record record, uint64_t actor, uint64_t counter):

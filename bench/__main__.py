@@ -3,8 +3,9 @@
 import sys
 
 from bench.micro.run import run as micro
+from bench.sim import run as sim
 
-BENCHMARKS = {"micro": micro}
+BENCHMARKS = {"micro": micro, "sim": sim}
 
 
 def main(arguments: list[str]) -> int:

@@ -147,9 +147,10 @@ ROOMS = {
     "storage": ["base", "native", "storage.interface"],
     "config": ["base"],
     "net": ["base", "native", "core", "storage", "storage.interface", "config"],
+    "sim": ["base", "native", "core", "storage", "storage.interface"],
     "client": ["base", "native", "config"],
     "testing": ["base", "client", "config"],
-    "cli": ["base", "native", "config", "client", "testing", "net", "core"],
+    "cli": ["base", "native", "config", "client", "testing", "net", "core", "sim"],
 }
 
 

@@ -116,6 +116,9 @@ cdef class Relay(Pending):
     cdef uint64_t client_id
     cdef int op
     cdef bytes key
+    cdef object value               # of a put
+    cdef bytes context
+    cdef uint8_t[16] write_id
     cdef bytes fields               # encoded, between id and options
     cdef Options options
     cdef int need                   # for messages alone: the replica that coordinates counts
@@ -124,6 +127,7 @@ cdef class Relay(Pending):
     cdef int64_t started_ns
     cdef int next(self) except -1
     cdef int begin(self) except -1
+    cdef int take_over(self) except -1
     cdef int lost(self, Peer who) except -1
     cdef int fail(self, str code, str message, object details) except -1
 
@@ -185,10 +189,9 @@ cdef class Coordinator(Handler):
     cdef bint _takes(self, Connection conn, uint64_t id) except -1
     cdef int _read(self, Get get, int timeout_ms) except -1
     cdef int acknowledge(self, Acknowledgement answer, bint synced) except -1
-    cdef bint forward(
-        self, Connection conn, uint64_t id, int op, bytes key, bytes fields, Py_ssize_t partition,
-        const Options *options
-    ) except -1
+    cdef Relay forward(
+        self, Connection conn, uint64_t id, int op, bytes key, Py_ssize_t partition, const Options *options
+    )
     cdef int coordinate_get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1
     cdef int coordinate_put(
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,

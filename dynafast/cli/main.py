@@ -60,6 +60,7 @@ _COMMANDS = {
     "plan": "members",
     "check": "members",
     "demo": "demo",
+    "sim": "sim",
 }
 
 

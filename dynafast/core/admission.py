@@ -90,7 +90,7 @@ class Admission(Machine):
 
     def figures(self) -> dict[str, object]:
         """What `status` shows."""
-        return {"background": {"bytes_per_second": self._bucket.rate, "p99_ms": round(self._p99_ns / 1e6, 1)}}
+        return {"background": {"bytes_per_second": self._bucket.rate, "p99_us": int(self._p99_ns) // 1000}}
 
     def _learn(self, samples: Sequence[float]) -> None:
         bucket = self._bucket

@@ -1,0 +1,60 @@
+"""The fault budget: what may strike, so that everything that does must be survived.
+
+A disk may lose what it has (a tail, a record, all of it) only where every acknowledged version in it, or one that saw
+it, has an intact and synced copy on another disk.
+"""
+
+from typing import TYPE_CHECKING
+
+from dynafast._ext.clock import Record
+from dynafast.errors import CorruptRecordError
+from dynafast.sim.disk import record_of
+from dynafast.sim.history import KeyHistory
+from dynafast.storage.interface import object_key
+
+if TYPE_CHECKING:
+    from dynafast.sim.host import Host
+    from dynafast.sim.run import Simulation
+
+
+class Budget:
+    """Asked before a disk loses something."""
+
+    def __init__(self, sim: "Simulation") -> None:
+        self._sim = sim
+
+    def allows_lost_tail(self, host: "Host") -> bool:
+        """Whether the unsynced writes of a machine may be lost. Where acknowledgements wait for a flush: always."""
+        return self._sim.options.group or self.allows_loss(host)
+
+    def allows_loss(self, host: "Host", keys: "list[KeyHistory] | None" = None) -> bool:
+        """Whether a machine may lose its records of *keys* (None: of all)."""
+        return all(self._spared(host, history) for history in self._sim.histories if keys is None or history in keys)
+
+    def _spared(self, host: "Host", history: KeyHistory) -> bool:
+        key = object_key(self._sim.position(history.key), history.key)
+        here = covered(host, key, durable=False)
+        if not here:
+            return True
+        elsewhere: dict[int, int] = {}
+        for other in self._sim.hosts:
+            if other is not host and other.ended is None:
+                for actor, counter in covered(other, key, durable=True).items():
+                    elsewhere[actor] = max(counter, elsewhere.get(actor, 0))
+        return all(
+            elsewhere.get(actor, 0) >= counter
+            for write in history.writes
+            if write.acked_ns or write.outcome.startswith("confirmed")
+            for actor, counter in write.dots
+            if here.get(actor, 0) >= counter
+        )
+
+
+def covered(host: "Host", key: bytes, *, durable: bool) -> dict[int, int]:
+    """Return what the record of an object key on that disk covers: actor -> counter; nothing if it cannot be read."""
+    try:
+        data = host.disk.durable(key) if durable else host.disk.present(key)
+        record: Record | None = None if data is None else record_of(data)
+    except (CorruptRecordError, ValueError):
+        return {}
+    return {} if record is None else {actor: counter for actor, counter, _ in record.context}

@@ -1,0 +1,113 @@
+"""A disk of the simulator: a memory store whose flushes take time and whose medium can fail.
+
+Power loss keeps what was flushed and, as a log does, some of what came right after it. Everything else a disk may do
+to a node is a switch here: refuse writes, fail to read, give back damaged bytes, be an old copy of itself.
+"""
+
+from collections.abc import Iterable
+from random import Random
+
+from dynafast._ext.clock import Record
+from dynafast.errors import StoreError
+from dynafast.storage.interface import Family
+from dynafast.storage.memory import MemoryStore
+from dynafast.storage.sealed import unseal
+
+_LOCAL_SIZE = 25  # actor, boot, counter, number of hints: before the ids of the hints' targets and the record
+
+
+def record_of(data: bytes) -> Record:
+    """Return the record in what a node stores under an object key, without its local part."""
+    return Record.decode(data[_LOCAL_SIZE + 8 * data[_LOCAL_SIZE - 1] :])
+
+
+class Disk(MemoryStore):
+    """What one machine keeps.
+
+    Attributes:
+        full: writes are refused. unreadable: reads fail.
+        lost: a flush has failed: the process must end.
+    """
+
+    def __init__(self) -> None:
+        self.full = False
+        self.unreadable = False
+        super().__init__()
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `Store`."""
+        if self.unreadable:
+            raise StoreError("input/output error")
+        return super().get(key)
+
+    def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]]) -> int:
+        if self.full:
+            raise StoreError("no space left on device")
+        return super()._accept(changes)
+
+    # ---- flushes that take time
+
+    def begin_flush(self) -> tuple[int, int]:
+        """Return what a flush that begins now will cover."""
+        return len(self._undo), self._accepted_bytes
+
+    def end_flush(self, mark: tuple[int, int]) -> int:
+        """The flush is done: what it covered is durable; return the sequence number of that."""
+        covered, self._synced_bytes = mark
+        del self._undo[:covered]
+        self._synced += covered
+        return self._synced
+
+    def lose_power(self, rng: Random) -> int:
+        """Keep what was flushed and a beginning of what was not; return how many changes are lost."""
+        kept = rng.randint(0, len(self._undo)) if self._undo and rng.random() < 0.5 else 0
+        del self._undo[:kept]
+        lost = len(self._undo)
+        for before in reversed(self._undo):
+            for change in before:
+                self._set(*change)
+        self._undo.clear()
+        self._accepted_bytes = self._synced_bytes
+        return lost
+
+    # ---- what checks look at, past any fault
+
+    def durable(self, key: bytes) -> bytes | None:
+        """Return the object that a power loss now would certainly leave, or None. Raises CorruptRecordError."""
+        for before in self._undo:
+            for family, changed, stored in before:
+                if changed == key and family is Family.OBJECTS:
+                    return None if stored is None else unseal(key, stored)
+        return self.present(key)
+
+    def present(self, key: bytes) -> bytes | None:
+        """Return the object as it was written last, or None. Raises CorruptRecordError."""
+        stored = self._stored[Family.OBJECTS].get(key)
+        return None if stored is None else unseal(key, stored)
+
+    def object_keys(self) -> list[bytes]:
+        """Return all object keys, in order."""
+        return list(self._keys[Family.OBJECTS])
+
+    # ---- damage and copies
+
+    def damage(self, key: bytes) -> bool:
+        """Flip a bit of the object under *key*; False when there is none."""
+        stored = self._stored[Family.OBJECTS].get(key)
+        if stored is None:
+            return False
+        self._stored[Family.OBJECTS][key] = stored[:-1] + bytes([stored[-1] ^ 1])
+        return True
+
+    def copy(self) -> "Disk":
+        """Return a copy of the folder as it is on the medium now."""
+        twin = Disk.__new__(Disk)
+        twin.full = twin.unreadable = False
+        twin._stored = {family: dict(entries) for family, entries in self._stored.items()}
+        twin._keys = {family: list(keys) for family, keys in self._keys.items()}
+        twin._size = self._size
+        twin._accepted_bytes = twin._synced_bytes = self._accepted_bytes
+        twin._undo = []
+        twin.boot, twin.was_clean, twin._is_open = self.boot, self.was_clean, True
+        twin.sequence = twin._synced = 0
+        return twin

@@ -1,0 +1,110 @@
+"""What a run is made of, drawn from its seed: the cluster, its clients, and which faults it knows at all.
+
+Each fault has a weight, and about half of them none: a run with two faults finds what a run with twenty drowns.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+from dynafast.errors import ConfigError
+from dynafast.sim.clients import Habits
+from dynafast.sim.faults import FAULTS, GROUPS
+from dynafast.sim.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All choices of a run that are made before it begins."""
+
+    nodes: int
+    ops: int
+    partitions: int
+    replicas: int
+    r: int
+    w: int
+    group: bool  # durability
+    clients: int
+    keys: int
+    habits: Habits
+    latency_us: int
+    jitter_us: int
+    pieces: float
+    flush_us: int
+    fault_ms: int  # mean time between faults
+    most_down: int
+    most_faults: int  # at one time
+    weights: dict[str, int] = field(default_factory=dict)  # of the faults that are on
+
+    def lines(self) -> list[str]:
+        """Return one line per option."""
+        shown = asdict(self)
+        habits = shown.pop("habits")
+        weights = shown.pop("weights")
+        lines = [f"{name}={value}" for name, value in {**shown, **habits}.items()]
+        return [*lines, "faults=" + (",".join(f"{name}:{weight}" for name, weight in weights.items()) or "none")]
+
+
+def named_faults(text: str) -> frozenset[str] | None:
+    """Return the faults that ``--faults`` names; None for all, as the seed draws them.
+
+    Raises:
+        ConfigError: a name that is neither a fault nor a group of them.
+    """
+    if text == "all":
+        return None
+    result: set[str] = set()
+    for name in [] if text == "none" else text.split(","):
+        if name in GROUPS:
+            result |= set(GROUPS[name])
+        elif name in FAULTS:
+            result.add(name)
+        else:
+            known = ", ".join([*GROUPS, *FAULTS])
+            raise ConfigError(f"faults must be all, none, or a list of {known}, got {name!r}")
+    return frozenset(result)
+
+
+def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) -> Options:
+    """Draw the options of a run."""
+    rng = world.random("options")
+    replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
+    majority = replicas // 2 + 1
+    quorums = [(majority, majority), (majority, majority), (1, replicas), (replicas, 1), (1, 1)]
+    r, w = rng.choices(quorums, [6, 6, 1, 1, 1])[0]
+    on = {}
+    for name in FAULTS:
+        weight = rng.choice([0, 0, 0, 1, 2, 5])
+        if faults is None:
+            if weight:
+                on[name] = weight
+        elif name in faults:
+            on[name] = max(1, weight)
+    habits = Habits(
+        think_ms=rng.choice([2, 10, 10, 30, 60]),
+        timeout_ms=rng.choice([500, 1000, 2000, 5000]),
+        ring_aware=rng.choice([0.0, 0.5, 1.0]),
+        stale=rng.choice([0.0, 0.1, 0.3]),
+        chained=rng.choice([0.0, 0.3, 0.6]),
+        giving=rng.choice([0.0, 0.0, 0.3]),
+        odd_quorum=rng.choice([0.0, 0.0, 0.1]),
+    )
+    return Options(
+        nodes=nodes,
+        ops=ops,
+        partitions=rng.choice([8, 16, 32]),
+        replicas=replicas,
+        r=r,
+        w=w,
+        group=rng.random() < 0.85,
+        clients=rng.choice([3, 6, 10, 16]),
+        keys=rng.choice([3, 12, 40, 120]),
+        habits=habits,
+        latency_us=rng.choice([50, 200, 1000]),
+        jitter_us=rng.choice([50, 500, 5000]),
+        pieces=rng.choice([0.0, 0.0, 0.02, 0.2]),
+        flush_us=rng.choice([100, 500, 3000]),
+        fault_ms=rng.choice([100, 300, 1000]),
+        most_down=rng.choice([1, 1, 2, nodes]),
+        most_faults=rng.choice([1, 3, 3, 6, 12]),
+        weights=on,
+    )

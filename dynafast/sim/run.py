@@ -1,0 +1,311 @@
+"""One run: a cluster under faults (safety), then without them (liveness), and its verdict."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import IO
+
+from xxhash import xxh3_64_intdigest
+
+from dynafast.core.identity import ClusterFacts
+from dynafast.protocol import Op, Status
+from dynafast.sim import invariants
+from dynafast.sim.budget import Budget
+from dynafast.sim.clients import Client
+from dynafast.sim.faults import FAULTS
+from dynafast.sim.history import KeyHistory, Kind, ViolationError, Write
+from dynafast.sim.host import Host, Plan, Process
+from dynafast.sim.network import End, Network
+from dynafast.sim.options import Options, draw
+from dynafast.sim.world import MS, SECOND, US, World
+
+SETUP_NS = 60 * SECOND  # the cluster must stand by then
+SAFETY_NS = 600 * SECOND  # clients that get nothing done end the phase too
+LIVENESS_NS = 120 * SECOND  # faults have ended; within this all must have come to rest
+LOOK_NS = 100 * MS
+
+
+@dataclass(slots=True)
+class Result:
+    """How a run went."""
+
+    seed: int
+    ops: int
+    events: int
+    digest: str
+    options: Options
+    violation: ViolationError | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    virtual_s: float = 0.0
+
+
+class Simulation:
+    """A cluster, its clients and its faults.
+
+    Attributes:
+        hosts: the machines that are part of the cluster or should be.
+        every_host: those that ever were, too.
+    """
+
+    def __init__(self, seed: int, options: Options, world: World, *, plants: frozenset[str] = frozenset()) -> None:
+        self.seed = seed
+        self.options = options
+        self.world = world
+        self.network = Network(world, latency_us=options.latency_us, jitter_us=options.jitter_us, pieces=options.pieces)
+        self.plants = plants
+        self.plan = Plan(group=options.group, flush_ns=options.flush_us * US, plants=plants)
+        self.directory: dict[str, Host] = {}
+        self.hosts: list[Host] = []
+        self.every_host: list[Host] = []
+        self.budget = Budget(self)
+        rng = world.random("cluster")
+        self.facts = ClusterFacts(
+            cluster=rng.randbytes(16),
+            partitions=options.partitions,
+            replicas=options.replicas,
+            read_quorum=options.r,
+            write_quorum=options.w,
+        )
+        kinds = world.random("kinds")
+        self.histories = [
+            KeyHistory(
+                b"key-%d" % number,
+                kinds.choice(list(Kind)),
+                self.facts.cluster,
+                ordered=2 * options.w > options.replicas,
+            )
+            for number in range(options.keys)
+        ]
+        self._positions = {history.key: xxh3_64_intdigest(history.key) for history in self.histories}
+        self._wounds: dict[int, Callable[[], object]] = {}
+        self._wound_count = 0
+        self.ops = 0
+        self.outcomes: dict[str, int] = {}
+        self.faults: dict[str, int] = {}
+        self.lost_data_ns = -1  # when a disk last lost something
+        self.slowed_ns = -1
+        self.clients: list[Client] = []
+        self._faulty = False
+        self._tails_lost = False
+
+    # ---- what clients and checks ask
+
+    def position(self, key: bytes) -> int:
+        """Return where a key lies on the ring."""
+        return self._positions[key]
+
+    def addresses(self) -> Sequence[str]:
+        """See `clients.Cluster`."""
+        return [host.address for host in self.hosts]
+
+    def listener(self, address: str) -> Process | None:
+        """See `clients.Cluster`."""
+        return self.directory[address].listening()
+
+    def may_go_on(self) -> bool:
+        """See `clients.Cluster`."""
+        return self.ops < self.options.ops
+
+    def finished(self, verb: str, outcome: str) -> None:
+        """See `clients.Cluster`."""
+        self.ops += 1
+        name = f"{verb} {outcome}"
+        self.outcomes[name] = self.outcomes.get(name, 0) + 1
+        self.world.trace(name)
+
+    def overdue(self, end: End, asked_ns: int, text: str) -> None:
+        """See `clients.Cluster`."""
+        process = end.far.owner
+        if not isinstance(process, Process) or not process.alive or process.paused or process.disturbed_ns >= asked_ns:
+            return
+        if self.network.lag_ns or self.slowed_ns >= asked_ns or self.network.troubled_since(end, asked_ns):
+            return
+        raise ViolationError("answered-by-deadline", f"{process.host.name} did not answer: {text}")
+
+    def is_strict(self, op: Op, receipt: list[int]) -> bool:
+        """See `clients.Cluster`."""
+        needed, _, _, fallbacks, _, flags = receipt
+        if fallbacks or flags & 5 or self._tails_lost:
+            return False
+        if op is Op.PUT:
+            return needed >= self.options.w
+        return needed >= self.options.r and self.options.r + self.options.w > self.options.replicas
+
+    def acknowledged(self, history: KeyHistory, write: Write, receipt: list[int], asked_ns: int) -> None:
+        """See `clients.Cluster`."""
+        invariants.check_receipt(self, history, write, receipt, asked_ns)
+
+    # ---- what faults use
+
+    def down(self) -> int:
+        """Return how many machines do not answer now."""
+        return sum(host.process is None or host.process.paused for host in self.hosts)
+
+    def heal_later(self, delay_ns: int, undo: Callable[[], object]) -> None:
+        """Take a fault back after a while, at the latest when all faults end."""
+        if not self._faulty:
+            delay_ns = 0  # a fault that took until after the end to strike
+        self._wound_count += 1
+        self._wounds[self._wound_count] = undo
+        self.world.after(delay_ns, self._heal, self._wound_count)
+
+    def _heal(self, number: int) -> None:
+        undo = self._wounds.pop(number, None)
+        if undo is not None:
+            undo()
+
+    def restart(self, host: Host) -> None:
+        """Start a process that is down, if its machine still belongs to the cluster."""
+        if host not in self.hosts or host.ended is not None or host.process is not None:
+            return
+        if host.disk.full:  # it could not even note that it starts
+            self.world.after(SECOND, self.restart, host)
+        else:
+            host.start()
+
+    def tail_lost(self) -> None:
+        """Acknowledgements that did not wait for a flush may be gone: reads and writes need not meet any more."""
+        self.lost_data_ns = self.world.now
+        self._tails_lost = self._tails_lost or not self.options.group
+
+    # ---- phases
+
+    def add_host(self, name: str, *, weight: int = 1) -> Host:
+        """Put a new machine up, with nothing on it."""
+        host = Host(self.world, self.network, self.plan, self.directory, name, weight=weight)
+        self.hosts.append(host)
+        self.every_host.append(host)
+        return host
+
+    def set_up(self) -> None:
+        """Found the cluster and let the first nodes join."""
+        first = self.add_host("n0")
+        first.found(self.facts)
+        for number in range(1, self.options.nodes):
+            host = self.add_host(f"n{number}")
+            joined: list[str | None] = []
+            host.join([first.address], joined.append)
+            self.wait(lambda joined=joined: bool(joined), SETUP_NS, "join")  # type: ignore[misc]
+            if joined != [None]:
+                raise ViolationError("setup", f"{host.name} was not let in: {joined}")
+        self.wait(self.at_rest, SETUP_NS, "setup")
+
+    def wait(self, done: Callable[[], bool], limit_ns: int, invariant: str) -> None:
+        """Run until that is true; it must be within the limit."""
+        until = self.world.now + limit_ns
+        while not done():
+            if self.world.now >= until:
+                raise ViolationError(invariant, f"not done within {limit_ns // SECOND} s: {self.unrest()}")
+            self.world.run(self.world.now + LOOK_NS)
+
+    def unrest(self) -> str | None:
+        """Say why the cluster has not come to rest, or None."""
+        for client in self.clients:
+            if not client.done:
+                return f"{client.name} is not done"
+        running = [host for host in self.hosts if host.process is not None]
+        if len(running) < len(self.hosts):
+            return "a machine is down"
+        for host in running:
+            node = host.node
+            if node.own.status is not Status.UP:
+                return f"{host.name} is {node.own.status.value}"
+            if len(node.linked_peers()) < len(running) - 1:
+                return f"{host.name} is not linked to all others"
+        try:
+            invariants.check_views(self)
+        except ViolationError as error:
+            return str(error)
+        return None
+
+    def at_rest(self) -> bool:
+        """Whether everything is where it should be."""
+        return self.unrest() is None
+
+    def safety(self) -> None:
+        """Clients work while faults strike."""
+        for number in range(self.options.clients):
+            client = Client(
+                self,
+                f"c{number}",
+                self.histories,
+                self.options.habits,
+                plants=self.plants,
+                replicas=self.options.replicas,
+            )
+            self.clients.append(client)
+            client.start()
+        self._faulty = bool(self.options.weights)
+        rng = self.world.random("faults")
+        if self._faulty:
+            self.world.after(self._next_fault(rng.expovariate(1.0)), self._strike, rng)
+        self.world.run(self.world.now + SAFETY_NS, lambda: not self.may_go_on())
+
+    def _next_fault(self, draw: float) -> int:
+        return int(draw * self.options.fault_ms * MS) + 1
+
+    def _strike(self, rng: Random) -> None:
+        if not self._faulty:
+            return
+        weights = self.options.weights
+        name = rng.choices(list(weights), list(weights.values()))[0]
+        told = FAULTS[name](self, rng) if len(self._wounds) < self.options.most_faults else None
+        if told is not None:
+            self.faults[name] = self.faults.get(name, 0) + 1
+            self.world.trace(f"fault {name} {told}")
+        self.world.after(self._next_fault(rng.expovariate(1.0)), self._strike, rng)
+
+    def end_faults(self) -> None:
+        """Take all faults back, and start what is down."""
+        self._faulty = False
+        self.world.trace("faults end")
+        while self._wounds:
+            self._heal(next(iter(self._wounds)))
+        for host in self.hosts:
+            self.restart(host)
+
+    def liveness(self) -> None:
+        """Without faults the cluster comes to rest, and holds what was acknowledged."""
+        self.end_faults()
+        self.wait(self.at_rest, LIVENESS_NS, "comes-to-rest")
+        invariants.check_histories(self)
+
+    def result(self, violation: ViolationError | None) -> Result:
+        """Return how the run went."""
+        return Result(
+            seed=self.seed,
+            ops=self.ops,
+            events=self.world.events,
+            digest=self.world.digest(),
+            options=self.options,
+            violation=violation,
+            outcomes=self.outcomes,
+            faults=self.faults,
+            virtual_s=self.world.now / SECOND,
+        )
+
+
+def simulate(
+    seed: int,
+    *,
+    nodes: int = 5,
+    ops: int = 2000,
+    faults: frozenset[str] | None = None,
+    plants: frozenset[str] = frozenset(),
+    file: IO[str] | None = None,
+) -> Result:
+    """Run one seed and return how it went. *faults*: None for those that the seed draws."""
+    world = World(seed, file=file)
+    options = draw(world, nodes=nodes, ops=ops, faults=faults)
+    for line in options.lines():
+        world.trace(f"option {line}")
+    sim = Simulation(seed, options, world, plants=plants)
+    try:
+        sim.set_up()
+        sim.safety()
+        sim.liveness()
+    except ViolationError as violation:
+        world.trace(f"violation {violation.invariant}")
+        return sim.result(violation)
+    return sim.result(None)
