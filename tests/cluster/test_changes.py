@@ -58,9 +58,9 @@ def test_change_that_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> Non
     with Cluster(3, folder=tmp_path) as cluster, cluster.client() as client:
         for attempt, code in [
             (lambda: client.leave("n2"), "too-few-hosts"),
-            (lambda: client.leave("n9"), "no-such-node"),
+            (lambda: client.leave("n9"), "unknown-node"),
             (lambda: client.remove("n2"), "alive"),
-            (lambda: client.weight("n9", 2), "no-such-node"),
+            (lambda: client.weight("n9", 2), "unknown-node"),
         ]:
             with pytest.raises(RefusedError) as refused:
                 attempt()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,24 @@ def test_wiped_node_is_refused_under_its_name_and_may_take_its_own_place(tmp_pat
             (f"n{number}", "up") for number in range(1, 5)
         ]
         assert [row["name"] for row in members if row["status"] == "removed"] == ["n3"]
+
+
+def test_folder_restored_from_an_old_copy_serves_nothing(tmp_path: Path) -> None:
+    """It would give dots out twice, and answer without what it has acknowledged since. The node says so and ends."""
+    with Cluster(4, folder=tmp_path) as cluster, cluster.client() as client:
+        node = cluster.nodes[2]
+        node.stop()
+        shutil.copytree(node.folder / "data", tmp_path / "copy")
+        node.start()
+        for number in range(50):
+            client.put(b"%d" % number, b"v")
+        node.stop()
+        node.wipe()
+        shutil.copytree(tmp_path / "copy", node.folder / "data")
+        node.launch()
+        assert node.wait(30) == 4
+        assert "dynafast: stale-generation: the cluster has seen a newer start of this node" in node.log
+        assert all(client.get(b"%d" % number).value == b"v" for number in range(50))
 
 
 @contextlib.contextmanager

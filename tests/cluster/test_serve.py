@@ -261,40 +261,6 @@ def test_with_one_of_five_dead_or_frozen_everything_at_2_2_succeeds_and_with_two
         assert refused.value.details == {"needed": 2, "reachable": 1}
 
 
-def test_rolling_restart_without_a_failed_request(tmp_path: Path) -> None:
-    with Cluster(5, folder=tmp_path) as cluster:
-        stop = threading.Event()
-        failures: list[BaseException] = []
-        done = [0]
-
-        def load(worker: int) -> None:
-            with cluster.client() as client:
-                turn = 0
-                while not stop.is_set():
-                    turn += 1
-                    key = b"w%d-%d" % (worker, turn % 50)
-                    try:
-                        client.put(key, b"%d" % turn, overwrite=True, sloppy=False)  # strict: what is read is the last
-                        assert client.get(key, sloppy=False).value == b"%d" % turn
-                    except (DynafastError, AssertionError) as error:
-                        failures.append(error)
-                        return
-                    done[0] += 1
-
-        workers = [threading.Thread(target=load, args=(number,)) for number in range(4)]
-        for thread in workers:
-            thread.start()
-        for node in cluster.nodes:
-            node.stop()
-            node.start()
-            cluster.wait_until_up()
-        stop.set()
-        for thread in workers:
-            thread.join(DEADLINE_S)
-        assert failures == []
-        assert done[0] > 100
-
-
 # ---- SIGKILL
 
 KEYS = [b"a", b"b", b"c", b"d"]
