@@ -340,7 +340,7 @@ cdef class Connection:
             return self._store(&c, id[0], why)
         if (
             op in (PING, RING, STATUS, LEAVE, REMOVE, WEIGHT, PLAN, CHECK)
-            or (self.role_code == PEER and (op == GOSSIP or CLAIM <= op <= EMPTY))
+            or (self.role_code == PEER and (op == GOSSIP or CLAIM <= op <= HINT or op == PERMIT))
             or (self.role_code == JOINER and op == JOIN)
         ):
             return self._cold(body, <int>op, id[0])

@@ -510,24 +510,25 @@ cdef class Replica:
     def put_clearance(self, batch, Py_ssize_t partition):
         """Add to *batch* the deletion of a partition's records, those that are kept for others spared.
 
-        Returns the number of records spared. The records are read and the batch is written in one turn: nothing comes
-        between.
+        Returns the number of records spared. They are read and the batch is written in one turn: nothing comes between.
+        A record for others that cannot be read raises CorruptRecordError: it may be the only copy, and is mended first.
         """
-        cdef Local local
         start, end = partition_range(partition, self.partitions)
-        spared = []
-        for page in walk(self.disk, _OBJECTS, start, end, limit=CHUNK):
-            for key, value in page:
-                if isinstance(value, CorruptRecordError):
-                    if any(self.disk.read(_HINTS, id + key) is not None for id in sorted(self.hinted)):
-                        raise value         # the only copy of a hinted write, perhaps: healed first
-                    continue
-                load_stored(value, &local)
-                if local.hint_count:
-                    spared.append((key, value))
+        try:
+            empty = not self.disk.scan(_OBJECTS, start, end, limit=1)
+        except CorruptRecordError:
+            empty = False
+        if empty:
+            return 0                        # many are: a range deletion for nothing would slow down later scans
+        kept = set()
+        for id in sorted(self.hinted):
+            for page in walk(self.disk, _HINTS, id + start, id + end, limit=CHUNK):
+                kept.update([key[len(id):] for key, _ in page])
+        spared = [(key, self.disk.get(key)) for key in sorted(kept)]
         batch.delete_range(_OBJECTS, start, end)
         for key, value in spared:
-            batch.put(_OBJECTS, key, value)
+            if value is not None:
+                batch.put(_OBJECTS, key, value)
         return len(spared)
 
     def cleared(self, Py_ssize_t partition):

@@ -50,12 +50,13 @@ class Op(IntEnum):
     ROUND = 26
     REAP = 27
     GIVE = 28
-    EMPTY = 29
+    HINT = 29
     LEAVE = 30
     REMOVE = 31
     WEIGHT = 32
     PLAN = 33
     CHECK = 34
+    PERMIT = 35
 
 
 class Status(StrEnum):

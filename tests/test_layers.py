@@ -18,7 +18,7 @@ NATIVE_CORE = ["connection", "coordinator", "replica", "view"]
 # a thread or a die.
 ALLOWED = frozenset(
     """
-    array collections cython dataclasses dynafast enum fractions hashlib math re struct typing xxhash
+    array collections cython dataclasses dynafast enum fractions functools hashlib math re struct typing xxhash
     """.split()  # noqa: SIM905
 )
 ALLOWED_C = frozenset(

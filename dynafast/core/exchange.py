@@ -3,7 +3,7 @@
 Rules that this file owns:
 
 * What is said to be here is on disk: others delete, or count a seat, on the strength of it. So answers about content
-  (ROOTS, TREE, KEYS) and about what was merged (MERGE) leave after a flush that covers them.
+  (ROOTS, TREE, KEYS) and about what was merged (MERGE, HINT) leave after a flush that covers them.
 * A partition that is not kept here (mode NONE) is not answered for: ``no-seat``.
 * A record that cannot be read is neither there nor absent: ``false`` in an answer to READ.
 * Frames with records carry a round number; one lower than ours is refused (``stale-round``).
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dynafast._ext.clock import Record
 from dynafast._ext.replica import MODE_NONE, MODE_PULLED, MODE_SEATED
 from dynafast.core.machine import Machine, Ops
-from dynafast.errors import CorruptRecordError, PeerProtocolError, RefusedError
+from dynafast.core.membership import is_node_id
+from dynafast.errors import CorruptRecordError, HintsFullError, PeerProtocolError, RefusedError
 from dynafast.protocol import Op, is_uint
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Exchange(Machine):
             Op.KEYS: (4, self._keys),
             Op.READ: (None, self._read),
             Op.MERGE: (3, self._merge),
+            Op.HINT: (2, self._hint),
         }
 
     def _after_flush(self, done: "Callable[[], None]") -> None:
@@ -156,6 +158,38 @@ class Exchange(Machine):
             connection.reply(id, merged)
         else:
             self._after_flush(lambda: connection.reply(id, merged))
+
+    def _hint(self, connection: "Connection", id: int, fields: list[Any]) -> None:
+        """HINT [round, [[target, object key, record], ...]] -> [digest of what is kept for it now or null, ...].
+
+        From a node that leaves: what it keeps for others is kept here from now on.
+        """
+        match fields:
+            case [round, [*items]] if is_uint(round) and len(items) <= RECORDS_MAX:
+                pass
+            case _:
+                raise PeerProtocolError(f"HINT must be [round, at most {RECORDS_MAX} items]")
+        rows = []
+        for item in items:
+            match item:
+                case [target, *rest] if is_node_id(target):
+                    rows.append((target, *self._item(rest)))
+                case _:
+                    raise PeerProtocolError("HINT must carry [target, object key, record]")
+        self._check_round(round)
+        kept = [self._keep(target, key, record) for target, key, record in rows]
+        self._after_flush(lambda: connection.reply(id, kept))
+
+    def _keep(self, target: bytes, key: bytes, record: Record) -> int | None:
+        replica = self.node.replica
+        try:
+            if target != self.node.own.id:
+                return replica.merge(key, record, target).digest()
+            if replica.mode(self.node.partition_of(key)) == MODE_SEATED:
+                return replica.merge(key, record).digest()
+        except (CorruptRecordError, HintsFullError):
+            pass
+        return None
 
     # ---- what peers send, checked
 

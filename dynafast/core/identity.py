@@ -17,6 +17,9 @@ _IDENTITY = b"identity"
 _CLOCK = b"clock"
 _ENTRY = b"entry/"
 _GIVEN = b"given/"
+_ROUND = b"round"  # read by ``_ext/replica.pyx``
+_GRANT = b"grant/"
+_PERMIT = b"permit"
 
 Given = dict[int, dict[int, tuple[bytes, int]]]  # partition -> seat -> (node it was given to, k)
 
@@ -88,10 +91,11 @@ def load(store: Store) -> Identity | None:
         raise StoreFormatError(f"the folder's identity cannot be read: {error}") from error
 
 
-def save(store: Store, identity: Identity, known: Iterable[Entry]) -> None:
-    """Remember an identity and the entries it starts with; the caller syncs."""
+def save(store: Store, identity: Identity, known: Iterable[Entry], *, number: int = 0) -> None:
+    """Remember an identity, the entries and the round number it starts with; the caller syncs."""
     batch = Batch()
     batch.put(Family.META, _IDENTITY, dumps({**identity.facts.to_wire(), "node": identity.node}))
+    batch.put(Family.META, _ROUND, number.to_bytes(8, "big"))
     put_entries(batch, known)
     store.write(batch)
 
@@ -125,6 +129,39 @@ def load_given(store: Store) -> Given:
         to, k = loads(value)
         given.setdefault(partition, {})[seat] = (to, k)
     return given
+
+
+def put_grant(batch: Batch, partition: int, seat: int, claimant: bytes, k: int) -> None:
+    """Add to a batch that this node agrees to a claim of a lost seat."""
+    batch.put(Family.META, _GRANT + dumps([partition, seat]), dumps([claimant, k]))
+
+
+def delete_grant(batch: Batch, partition: int, seat: int) -> None:
+    """Forget a claim that has ended."""
+    batch.delete(Family.META, _GRANT + dumps([partition, seat]))
+
+
+def load_grants(store: Store) -> dict[tuple[int, int], tuple[bytes, int]]:
+    """Return the claims this node has agreed to: (partition, seat) -> (claimant, k)."""
+    grants: dict[tuple[int, int], tuple[bytes, int]] = {}
+    for key, value in _under(store, _GRANT):
+        partition, seat = loads(key[len(_GRANT) :])
+        claimant, k = loads(value)
+        grants[partition, seat] = (claimant, k)
+    return grants
+
+
+def put_permit(batch: Batch, holder: bytes | None) -> None:
+    """Add to a batch which node's change of members this node lets go first; None: nobody's."""
+    if holder is None:
+        batch.delete(Family.META, _PERMIT)
+    else:
+        batch.put(Family.META, _PERMIT, holder)
+
+
+def load_permit(store: Store) -> bytes | None:
+    """Return the node whose change of members was let go first, if that was not over."""
+    return store.read(Family.META, _PERMIT)
 
 
 def load_clock(store: Store) -> int:

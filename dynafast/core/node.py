@@ -28,7 +28,7 @@ from dynafast.core.admission import Admission
 from dynafast.core.detector import Detector
 from dynafast.core.gossip import Gossip
 from dynafast.core.healing import Healing
-from dynafast.core.identity import Identity, load_clock
+from dynafast.core.identity import Given, Identity, load_clock, load_entries, load_given
 from dynafast.core.machine import Answering, Machine
 from dynafast.core.machines import MACHINES
 from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
@@ -36,10 +36,14 @@ from dynafast.core.ownership import Member, Placement, place
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
-from dynafast.protocol import HASH_NAME, Op, Status
+from dynafast.protocol import HASH_NAME, Op, Status, is_uint
 from dynafast.storage.interface import Batch, Store
 
+TOLD_MAX = 1024  # versions of our entry that are remembered
 BUILD_COUNT = 512  # records that a tick reads at most to build trees
+
+# Refusals of a hello that end this node, and what it ends as.
+_ENDS = {"removed": "removed", "stale-generation": "stale"}
 
 _M = TypeVar("_M", bound=Machine)
 
@@ -88,11 +92,16 @@ class Node:
         self.settings = settings
         self.plants = frozenset(plants)
         self.ended: str | None = None
-        self.membership = Membership(_remembered(store, own))
+        remembered = {entry.id: entry for entry in load_entries(store)}
+        self._since = remembered.get(own.id, own).digest  # of our entry before this start
+        self._told: dict[int, Entry] = {own.version: own}  # version -> our entry of this start, the last ones
+        self.membership = Membership([*(entry for entry in remembered.values() if entry.id != own.id), own])
+        self.given = load_given(store)
         self.peers: dict[bytes, Peer] = {}
         self._hosts: dict[str, int] = {}
         self._me = self._peer(own)
         self._dialled: set[bytes] = set()
+        self._inbound: dict[bytes, list[Connection]] = {}  # node -> its connections to us
         self.replica = Replica(store, partitions=self.facts.partitions, plants=self.plants)
         self._view = View(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self.coordinator = Coordinator(
@@ -191,6 +200,7 @@ class Node:
             "to": node,
             "generation": self.own.generation,
             "name": self.own.name,
+            "since": list(self._since),
         }
         connection = Connection(self.coordinator, self, hello=hello)
         connection.peer = self.peers[node]
@@ -230,6 +240,7 @@ class Node:
         if fields["role"] == "peer":
             self._check_peer(fields)
             connection.peer = fields["node"]
+            self._inbound.setdefault(fields["node"], []).append(connection)
         return {
             "version": WIRE_VERSION,
             "role": "node",
@@ -237,6 +248,7 @@ class Node:
             "node": self.own.id,
             "name": self.own.name,
             "generation": self.own.generation,
+            "since": list(self._since),
         }
 
     def _check_peer(self, fields: dict[Any, Any]) -> None:
@@ -248,11 +260,19 @@ class Node:
             return
         if not known.member:
             raise RefusedError("this node was removed from the cluster and cannot come back", code="removed")
-        generation = fields.get("generation")
-        if not isinstance(generation, int) or generation < known.generation:
+        self._check_age(known, fields)
+
+    def _check_age(self, known: Entry, fields: dict[Any, Any]) -> None:
+        """Refuse a node whose folder is older than what it has told: an old copy, or one that was put back."""
+        generation, since = fields.get("generation"), fields.get("since")
+        stale = not isinstance(generation, int) or generation < known.generation
+        match since:
+            case [before, version] if is_uint(before) and is_uint(version) and known.generation != generation:
+                stale = stale or (before, version) < known.digest
+        if stale:
             raise RefusedError(
-                f"generation {generation!r} is older than {known.generation}, which this cluster has seen:"
-                " the folder is an old copy",
+                f"generation {generation!r} with entry {since!r} is older than {list(known.digest)}, which this"
+                " cluster has seen: the folder is an old copy",
                 code="stale-generation",
             )
 
@@ -261,6 +281,7 @@ class Node:
         peer: Peer = connection.peer
         if fields.get("node") != peer.id or fields.get("cluster") != self.facts.cluster:
             raise RefusedError("the node at this address is another one", code="wrong-node")
+        self._check_age(self.membership.entries[peer.id], fields)
         if peer.link is not None and peer.link is not connection:
             peer.link.close()
         peer.link = connection
@@ -274,10 +295,16 @@ class Node:
     def refused(self, connection: Connection, code: str, message: str) -> None:
         """A peer has refused our hello; the connection closes by itself."""
         self.trace("peer.refused", peer=connection.peer.name, code=code, message=message)
+        if code in _ENDS and self.ended is None:
+            self.end("left" if self.own.status is Status.LEFT else _ENDS[code])
 
     def dropped(self, connection: Connection) -> None:
         """A connection has ended."""
         peer = connection.peer
+        if isinstance(peer, bytes) and connection in self._inbound.get(peer, []):
+            self._inbound[peer].remove(connection)
+            if not self._inbound[peer]:
+                del self._inbound[peer]
         if isinstance(peer, Peer):
             self._dialled.discard(peer.id)
             if peer.link is connection:
@@ -366,6 +393,7 @@ class Node:
         status: Status | None = None,
         seats: Iterable[Seat] | None = None,
         weight: int | None = None,
+        given: Given | None = None,
         modes: Mapping[int, tuple[int, bytes]] | None = None,
     ) -> None:
         """Change our entry: written with *batch* at once, told once it is on disk.
@@ -375,21 +403,27 @@ class Node:
             status: what it says from now on; None: as before.
             seats: likewise.
             weight: likewise.
+            given: the seats that were given away and are not seen to be taken; *batch* keeps them.
             modes: as for `change_modes`.
 
         Raises:
             StoreError: the store refused; nothing has changed.
         """
+        gifts = self.given if given is None else {p: of for p, of in given.items() if of}
+        packed = pack(
+            self.own_seats() if seats is None else seats,
+            [Seat(partition, seat, k - 1) for partition, of in gifts.items() for seat, (_, k) in of.items()],
+        )
         entry = replace(
             self.own,
             version=self.own.version + 1,
             status=self.own.status if status is None else status,
-            seats=self.own.seats if seats is None else pack(seats),
+            seats=packed,
             weight=self.own.weight if weight is None else weight,
         )
         identity.put_entries(batch, [entry])
         self._write_modes(batch, modes or {})
-        self.own = entry
+        self.own, self.given = entry, gifts
         self._rebuild({partition: mode for partition, (mode, _) in (modes or {}).items()})
         self.after_flush(lambda: self._tell(entry))
 
@@ -417,9 +451,13 @@ class Node:
         Raises:
             PeerProtocolError: one names seats that the cluster does not have; none is taken in.
         """
-        told = [entry for entry in entries if entry.id != self.own.id]
-        for entry in told:
-            unpack(entry.seats, partitions=self.facts.partitions, replicas=self.facts.replicas)
+        told = []
+        for entry in entries:
+            self.seats.check(entry)
+            if entry.id == self.own.id:
+                self._hear_of_us(entry)
+            else:
+                told.append(entry)
         news = self.membership.merge(told)
         if not news:
             return
@@ -432,7 +470,43 @@ class Node:
         for entry in news:
             self.trace("member.changed", name=entry.name, status=entry.status.value, version=entry.version)
         self._rebuild()
+        for entry in news:
+            if not entry.member:
+                self._part(entry)
         self._gossip.hurry()
+
+    def _hear_of_us(self, entry: Entry) -> None:
+        """Somebody tells our own entry: it must be one that this start of this node has told, or older."""
+        if self.ended is not None:
+            return
+        if entry.status is Status.REMOVED:
+            self.end("removed")
+        elif entry.generation < self.own.generation:
+            if entry.digest > self._since:
+                self.end("stale")
+        elif entry.digest > self.own.digest or self._told.get(entry.version, entry) != entry:
+            self.end("stale")
+
+    def _part(self, entry: Entry) -> None:
+        """A node has gone: its connections end, so that nothing it still sends or answers counts."""
+        peer = self.peers.get(entry.id)
+        if peer is not None and peer.link is not None:
+            peer.link.close()
+        for connection in self._inbound.get(entry.id, []):
+            connection.close()
+
+    def mark_removed(self, entry: Entry, done: Callable[[], None]) -> None:
+        """Remove a dead node for ever; ``done()`` once that is on disk and told."""
+        removed = replace(entry, status=Status.REMOVED)
+        batch = Batch()
+        identity.put_entries(batch, [removed])
+        self.write(batch)
+
+        def durable() -> None:
+            self.learn([removed])
+            done()
+
+        self.after_flush(durable)
 
     def partition_of(self, object_key: bytes) -> int:
         """Return the partition of ``position (8 bytes, big-endian) + key``."""
@@ -457,6 +531,8 @@ class Node:
     # ---- the view
 
     def _tell(self, entry: Entry) -> None:
+        self._told[entry.version] = entry
+        self._told.pop(entry.version - TOLD_MAX, None)
         self.membership.merge([entry])
         self._gossip.hurry()
 
@@ -469,7 +545,7 @@ class Node:
         peer.host = host
         return peer
 
-    def _members(self) -> list[Entry]:
+    def members(self) -> list[Entry]:
         """Return the members, ourselves as we are now rather than as we told."""
         return [self.own if entry.id == self.own.id else entry for entry in self.membership.members()]
 
@@ -482,11 +558,12 @@ class Node:
 
         Only what has changed is computed: this runs at every piece of news.
         """
-        members = self._members()
+        members = self.members()
         peers = {entry.id: self._peer(entry) for entry in members}
         placed = [entry for entry in members if entry.status is not Status.LEAVING] or members
         shape = [(entry.id, entry.weight, entry.zone, entry.host) for entry in placed]
-        changed = self.seats.update(members)
+        known = self.membership.entries.values()
+        changed = self.seats.update([self.own if entry.id == self.own.id else entry for entry in known])
         if shape != self._shape:
             self._shape, self._placement = shape, self._place(placed)
             changed = set(range(self.facts.partitions))
@@ -521,7 +598,7 @@ class Node:
 
     def _ring_table(self) -> dict[str, object]:
         """Return who serves what, for clients that go to a replica directly."""
-        members = self._members()
+        members = self.members()
         alive = {entry.id: self.peers[entry.id].usable for entry in members}
         if self._ring is None:
             index = {entry.id: number for number, entry in enumerate(members)}
@@ -566,7 +643,7 @@ class Node:
         members = []
         for id, entry in sorted(self.membership.entries.items(), key=lambda item: item[1].name):
             shown = self.own if id == self.own.id else entry
-            alive = id == self.own.id or self.peers[id].usable
+            alive = id == self.own.id or (entry.member and self.peers[id].usable)
             figures = self.store.usage() if id == self.own.id else self.detector.sizes.get(id)
             members.append(
                 {
@@ -602,11 +679,6 @@ class Node:
         if options == {"config": True}:
             answer["config"] = self.settings
         return answer
-
-
-def _remembered(store: Store, own: Entry) -> list[Entry]:
-    """Return the entries the folder knows, our own replaced by the one of this generation."""
-    return [entry for entry in identity.load_entries(store) if entry.id != own.id] + [own]
 
 
 def _entry_batch(own: Entry) -> Batch:

@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 from dynafast.core.membership import Entry
 from dynafast.errors import PeerProtocolError
+from dynafast.protocol import Status
 
 _SEAT = struct.Struct(">IBI")
+_GIVEN = 0x80  # in the byte of the seat's number: given away, and not yet seen to be taken
+
+SEAT_SIZE = _SEAT.size
 
 
 class Seat(NamedTuple):
@@ -31,70 +35,130 @@ class Owner(NamedTuple):
     node: bytes
 
 
-def pack(seats: Iterable[Seat]) -> bytes:
-    """Return the seats as bytes, 9 each: partition (4, big-endian), seat (1), k (4)."""
-    return b"".join(_SEAT.pack(*seat) for seat in sorted(seats))
+def pack(seats: Iterable[Seat], given: Iterable[Seat] = ()) -> bytes:
+    """Return seats as bytes, 9 each: partition (4, big-endian), seat (1), k (4).
+
+    Those *given* away are listed too until they are seen to be taken, with the highest bit of the seat's byte set:
+    if their giver is lost meanwhile, everybody knows that the seat is.
+    """
+    listed = [*seats, *(Seat(gift.partition, gift.seat | _GIVEN, gift.k) for gift in given)]
+    return b"".join(_SEAT.pack(*seat) for seat in sorted(listed))
 
 
 def unpack(data: bytes, *, partitions: int, replicas: int) -> list[Seat]:
-    """Return the seats that `pack` wrote.
+    """Return the seats that a node serves by what `pack` wrote. Raises PeerProtocolError as `unpack_all`."""
+    return unpack_all(data, partitions=partitions, replicas=replicas)[0]
+
+
+def unpack_all(data: bytes, *, partitions: int, replicas: int) -> tuple[list[Seat], list[Seat]]:
+    """Return the seats that `pack` wrote: those served, and those given away.
 
     Raises:
         PeerProtocolError: a wrong length, or a seat that the cluster does not have.
     """
-    if len(data) % _SEAT.size:
-        raise PeerProtocolError(f"packed seats of {len(data)} bytes, not a multiple of {_SEAT.size}")
-    seats = [Seat(*fields) for fields in _SEAT.iter_unpack(data)]
-    if any(seat.partition >= partitions or seat.seat >= replicas for seat in seats):
-        raise PeerProtocolError("packed seats name a seat that the cluster does not have")
-    return seats
+    if len(data) % SEAT_SIZE:
+        raise PeerProtocolError(f"packed seats of {len(data)} bytes, not a multiple of {SEAT_SIZE}")
+    served: list[Seat] = []
+    given: list[Seat] = []
+    for partition, number, k in _SEAT.iter_unpack(data):
+        seat = number & ~_GIVEN
+        if partition >= partitions or seat >= replicas:
+            raise PeerProtocolError("packed seats name a seat that the cluster does not have")
+        (given if number & _GIVEN else served).append(Seat(partition, seat, k))
+    return served, given
+
+
+def _rows(data: bytes) -> frozenset[bytes]:
+    if len(data) % SEAT_SIZE:
+        raise PeerProtocolError(f"packed seats of {len(data)} bytes, not a multiple of {SEAT_SIZE}")
+    return frozenset([data[at : at + SEAT_SIZE] for at in range(0, len(data), SEAT_SIZE)])
 
 
 class SeatMap:
-    """The owner of every seat, from the entries of all members: the highest k wins, then the smaller id."""
+    """The owner of every seat, from the entries: the highest k wins, then the smaller id.
+
+    Kept up to date entry by entry, since most news concerns a few partitions.
+    """
 
     def __init__(self, entries: Iterable[Entry] = (), *, partitions: int, replicas: int) -> None:
+        self.partitions, self.replicas = partitions, replicas
         self.owners: list[dict[int, Owner]] = [{} for _ in range(partitions)]
-        self._replicas = replicas
-        self._packed: dict[bytes, bytes] = {}  # node -> what its entry says, packed
-        self._claims: dict[tuple[int, int], dict[bytes, int]] = {}  # (partition, seat) -> node -> k
+        self.lost: dict[int, dict[int, int]] = {}  # partition -> seat -> k: last seen with a node that was removed
+        self.moving: dict[int, dict[int, Owner]] = {}  # partition -> seat -> giver: given away, not seen to be taken
+        self._packed: dict[bytes, tuple[bytes, bool]] = {}  # node -> (its seats as told, whether it is removed)
+        self._rows: dict[bytes, frozenset[bytes]] = {}  # node -> its seats, each as it is packed
+        self._of: list[dict[bytes, set[tuple[int, int, bool]]]] = [{} for _ in range(partitions)]
         self.update(entries)
 
+    def check(self, entry: Entry) -> None:
+        """Raise PeerProtocolError if the entry names a seat that the cluster does not have."""
+        if self._packed.get(entry.id, (b"", False))[0] != entry.seats:
+            for row in _rows(entry.seats) - self._rows.get(entry.id, frozenset()):
+                self._unpacked(row)
+
+    def _unpacked(self, row: bytes) -> tuple[int, int, int, bool]:
+        """Return (partition, seat, k, whether it was given away)."""
+        partition, number, k = _SEAT.unpack(row)
+        seat = number & ~_GIVEN
+        if partition >= self.partitions or seat >= self.replicas:
+            raise PeerProtocolError("packed seats name a seat that the cluster does not have")
+        return partition, seat, k, bool(number & _GIVEN)
+
     def update(self, entries: Iterable[Entry]) -> set[int]:
-        """Take over the entries of all members; return the partitions of which a seat has another owner now.
+        """Take in entries, those of removed nodes too; return the partitions in which anything changed.
 
         Raises:
-            PeerProtocolError: an entry names a seat that the cluster does not have.
+            PeerProtocolError: one names a seat that the cluster does not have.
         """
-        now = {entry.id: entry.seats for entry in entries}
-        touched: set[tuple[int, int]] = set()
-        for node in sorted(self._packed.keys() | now.keys()):
-            before, after = self._packed.get(node, b""), now.get(node, b"")
-            if before == after:
-                continue
-            old, new = (
-                set(unpack(data, partitions=len(self.owners), replicas=self._replicas)) for data in (before, after)
-            )
-            for partition, seat, _ in old - new:
-                self._claims[partition, seat].pop(node, None)
-                touched.add((partition, seat))
-            for partition, seat, k in new - old:
-                self._claims.setdefault((partition, seat), {})[node] = k
-                touched.add((partition, seat))
-        self._packed = now
         changed: set[int] = set()
-        for partition, seat in touched:
-            claims = self._claims[partition, seat]
-            known = self.owners[partition].get(seat)
-            if not claims:
-                self.owners[partition].pop(seat, None)
-                owner = None
-            else:
-                k, node = min((-k, node) for node, k in claims.items())
-                owner = self.owners[partition][seat] = Owner(-k, node)
-            if owner != known:
-                changed.add(partition)
+        for entry in entries:
+            removed = entry.status is Status.REMOVED
+            seats = b"" if entry.status is Status.LEFT else entry.seats
+            before = self._packed.get(entry.id, (b"", removed))
+            if before == (seats, removed):
+                continue
+            old, new = self._rows.get(entry.id, frozenset()), _rows(seats)
+            gone = [self._unpacked(row) for row in old - new]
+            fresh = [self._unpacked(row) for row in new - old]
+            self._packed[entry.id], self._rows[entry.id] = (seats, removed), new
+            for partition, seat, k, given in gone:
+                of = self._of[partition]
+                of[entry.id].discard((seat, k, given))
+                if not of[entry.id]:
+                    del of[entry.id]
+            for partition, seat, k, given in fresh:
+                self._of[partition].setdefault(entry.id, set()).add((seat, k, given))
+            changed.update(row[0] for row in (*gone, *fresh))
+            if before[1] != removed:
+                changed.update(self._unpacked(row)[0] for row in new)
+        for partition in sorted(changed):
+            self._settle(partition)
         return changed
+
+    def _settle(self, partition: int) -> None:
+        """Find the owner of each seat of *partition* among what its nodes state."""
+        best: dict[int, tuple[int, bool, bytes]] = {}  # seat -> (k, served, node)
+        for node, seats in self._of[partition].items():
+            for seat, k, away in seats:
+                known = best.get(seat)
+                if known is None or (k, not away, known[2]) > (known[0], known[1], node):
+                    best[seat] = (k, not away, node)
+        owners: dict[int, Owner] = {}
+        lost: dict[int, int] = {}
+        moving: dict[int, Owner] = {}
+        for seat, (k, served, node) in sorted(best.items()):
+            if self._packed[node][1]:
+                lost[seat] = k
+            elif served:
+                owners[seat] = Owner(k, node)
+            else:
+                moving[seat] = Owner(k, node)
+        self.owners[partition] = owners
+        for table, found in ((self.lost, lost), (self.moving, moving)):
+            if found:
+                table[partition] = found  # type: ignore[assignment]
+            else:
+                table.pop(partition, None)
 
     def seats_of(self, node: bytes, partition: int) -> list[Seat]:
         """Return the seats of *partition* that *node* serves, by number."""
@@ -103,6 +167,10 @@ class SeatMap:
             for seat, owner in sorted(self.owners[partition].items())
             if owner.node == node
         ]
+
+    def holders(self, partition: int) -> list[bytes]:
+        """Return the nodes that serve a seat of *partition*, by the least number of their seats."""
+        return list(dict.fromkeys(owner.node for _, owner in sorted(self.owners[partition].items())))
 
     def row(self, partition: int, preference: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Return ``[(node, seats as bits), ...]`` of those who serve *partition*, in preference order."""
@@ -117,6 +185,13 @@ class SeatMap:
         own = self.seats_of(node, partition)
         return bool(own) and (node not in targets or len(own) > 1)
 
+    def giver(self, partition: int, node: bytes, targets: Collection[bytes]) -> bytes | None:
+        """Return whom *node*, a target of *partition* without a seat of it, may ask for one; None: nobody can give."""
+        for _, owner in sorted(self.owners[partition].items()):
+            if owner.node != node and self.can_give(partition, owner.node, targets):
+                return owner.node
+        return None
+
     def wanted(self, node: bytes, targets: Mapping[int, Collection[bytes]]) -> dict[bytes, list[int]]:
         """Return whom *node* may ask for a seat: owner → partitions, for each it is a target of and has no seat of.
 
@@ -126,11 +201,9 @@ class SeatMap:
         """
         ask: dict[bytes, list[int]] = {}
         for partition, nodes in sorted(targets.items()):
-            owners = self.owners[partition]
-            if any(owner.node == node for owner in owners.values()):
+            if any(owner.node == node for owner in self.owners[partition].values()):
                 continue
-            for _, owner in sorted(owners.items()):
-                if self.can_give(partition, owner.node, nodes):
-                    ask.setdefault(owner.node, []).append(partition)
-                    break
+            owner = self.giver(partition, node, nodes)
+            if owner is not None:
+                ask.setdefault(owner, []).append(partition)
         return ask

@@ -17,13 +17,14 @@ from dynafast.core.membership import Entry
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import ConfigError, NotReachedError, PeerProtocolError, RefusedError, error_for
 from dynafast.limits import WIRE_VERSION
-from dynafast.protocol import GONE, HASH_NAME, Op, Status
+from dynafast.protocol import GONE, HASH_NAME, Op, Status, is_uint
 from dynafast.storage.interface import Store
 
 JOIN_PATIENCE_S = 30.0
 TRY_S = 5.0
 PAUSE_S = 0.2
-_AGAIN = frozenset({"unavailable", "overloaded", "stopping"})  # refusals that may pass
+_AGAIN = frozenset({"unavailable", "overloaded", "stopping", "change-in-progress"})  # refusals that may pass
+ALIVE_S = 6.0  # a node that has just died may be taken for alive so long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,7 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
         "replace": settings.node.replace,
     }
     problem = "no seed was asked"
+    begun = trio.current_time()
     with trio.move_on_after(JOIN_PATIENCE_S):
         while True:
             for seed in settings.node.join:
@@ -140,7 +142,8 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
                 except (OSError, trio.TooSlowError, PeerProtocolError) as error:
                     problem = f"{seed}: {error or 'no answer'}"
                 except RefusedError as error:
-                    if error.code not in _AGAIN:
+                    dying = error.code == "alive" and trio.current_time() - begun < ALIVE_S
+                    if error.code not in _AGAIN and not dying:
                         raise
                     problem = f"{seed}: {error}"
                 else:
@@ -152,8 +155,10 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
 def _entered(store: Store, entry: Entry, answer: dict[str, Any]) -> Start:
     facts = ClusterFacts.from_wire(answer)
     others = [Entry.from_wire(fields) for fields in answer["entries"]]
+    if not is_uint(answer.get("round")):
+        raise PeerProtocolError("the answer to a JOIN must have the number of the last round")
     found = Identity(node=entry.id, facts=facts)
-    identity.save(store, found, [*others, entry])
+    identity.save(store, found, [*others, entry], number=answer["round"])
     store.sync()
     return Start(identity=found, own=entry, created=False)
 

@@ -129,13 +129,10 @@ def test_serve_that_the_cluster_refuses_says_why(
     assert named in complaint(done)
 
 
-def test_cluster_with_records_admits_nobody_and_with_two_of_three_dead_says_the_numbers(tmp_path: Path) -> None:
+def test_cluster_with_two_of_three_dead_says_the_numbers() -> None:
     with Cluster(nodes=3) as cluster:
         at = cluster.addresses[0]
         assert run("put", "k", "v", "--at", at).returncode == 0
-        refused = join(tmp_path, at, "--name", "n4")
-        assert (refused.returncode, refused.stdout) == (4, b"")
-        assert "not-empty" in complaint(refused)
         cluster.nodes[1].kill()
         assert run("get", "k", "--at", at).stdout == b"v"
         cluster.nodes[2].kill()

@@ -4,13 +4,14 @@ Drives nodes as a shell does, and only so. Frames are delivered in whatever piec
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import cbor2
 
 from dynafast._ext.connection import Connection
-from dynafast.core.identity import ClusterFacts, Identity, save
+from dynafast.core.identity import ClusterFacts, Identity, load_entries, save
 from dynafast.core.membership import Entry
 from dynafast.core.node import Node
 from dynafast.core.seats import Seat, pack
@@ -115,6 +116,7 @@ class Cluster:
         self.rng = random.Random(f"{seed}/cluster")
         self.members: list[Member] = []
         self.held: dict[tuple[str, str], list[tuple[Connection, bytes]]] = {}
+        self._underway: deque[tuple[Member, Connection, bytes]] = deque()
         self.facts = ClusterFacts(
             cluster=self.rng.randbytes(16),
             partitions=partitions,
@@ -126,12 +128,14 @@ class Cluster:
             self.add(f"n{number}", group=group)
         self.settle()
 
-    def add(self, name: str, *, group: bool = True, weight: int = 1, host: str | None = None) -> Member:
+    def add(
+        self, name: str, *, group: bool = True, weight: int = 1, host: str | None = None, id: bytes | None = None
+    ) -> Member:
         """Start a new member that every earlier one will hear of; the first founds the cluster."""
         member = Member(self, name, MemoryStore(), group=group)
         every = [Seat(p, s, 1) for p in range(self.facts.partitions) for s in range(self.facts.replicas)]
         own = Entry(
-            id=self.rng.randbytes(8),
+            id=id or self.rng.randbytes(8),
             name=name,
             address=name,
             weight=weight,
@@ -142,7 +146,8 @@ class Cluster:
             version=1,
             seats=b"" if self.members else pack(every),
         )
-        known = [other.node.own for other in self.members]
+        seed = next((other for other in self.members if other.up), None)
+        known = [] if seed is None else list(seed.node.membership.entries.values())
         save(member.store, Identity(node=own.id, facts=self.facts), [*known, own])
         self._boot(member, own)
         self.members.append(member)
@@ -177,9 +182,11 @@ class Cluster:
                     target.cut()
         member.ends.clear()
 
-    def restart(self, member: Member) -> None:
+    def restart(self, member: Member, *, generation: int | None = None) -> None:
         """Start again from what the store has."""
-        own = Entry.from_wire({**member.node.own.to_wire(), "generation": member.node.own.generation + 1, "version": 1})
+        last = next(entry for entry in load_entries(member.store) if entry.id == member.node.own.id)
+        generation = generation or member.node.own.generation + 1
+        own = Entry.from_wire({**last.to_wire(), "generation": generation, "version": 1})
         self._boot(member, own)
 
     def client(self, number: int) -> Pipe:
@@ -199,11 +206,17 @@ class Cluster:
                 self.pump(far)
 
     def deliver(self, target: Member, connection: Connection, data: bytes) -> None:
-        """Hand data to one end of a connection."""
-        if target.up and not connection.lost:
-            self.enter(target)
-            connection.feed(data)
-            self.pump(target)
+        """Hand data to one end of a connection, after whatever is being delivered now: answers do not nest."""
+        self._underway.append((target, connection, data))
+        if len(self._underway) > 1:
+            return
+        while self._underway:
+            target, connection, data = self._underway[0]
+            if target.up and not connection.lost:
+                self.enter(target)
+                connection.feed(data)
+                self.pump(target)
+            self._underway.popleft()
 
     # ---- the shell's duties
 
@@ -234,6 +247,10 @@ class Cluster:
                 continue
             self.enter(member)
             member.node.tick()
+            if member.node.ended is not None:  # the shell stops it
+                self.pump(member)
+                self.kill(member)
+                continue
             for id in sorted(member.node.wanted()):
                 far = next((other for other in self.members if other.up and other.node.own.id == id), None)
                 if far is not None:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynafast.core.claims import holds_records
 from dynafast.core.membership import Entry, Membership
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import PeerProtocolError, StoreBusyError
@@ -147,21 +146,6 @@ def test_a_joiner_whose_store_is_busy_when_its_seats_come_takes_them_later(monke
     assert ("store.refused", {"what": "seats", "error": "stall"}) in joiner.events
 
 
-def test_a_partition_with_records_is_not_given_away() -> None:
-    """The joiner becomes a member, and stays without a seat where records are."""
-    cluster = Cluster(1)
-    cluster.client(0).ask(Op.PUT, b"k", b"v", None, b"1" * 16, {})
-    cluster.add("n1")
-    for _ in range(400):
-        cluster.step()
-    founder, joiner = cluster.members
-    kept = [p for p in range(16) if holds_records(founder.store, p, 16)]
-    assert len(kept) == 1
-    assert len(founder.node.seats.seats_of(founder.node.own.id, kept[0])) == 3
-    assert joiner.node.own.status is Status.JOINING
-    assert cluster.client(1).ask(Op.GET, b"k", {"r": 1})[2][0][4] == b"v"
-
-
 def test_seat_map_prefers_the_later_hand_over_then_the_smaller_id() -> None:
     def entry(id: bytes, seats: list[Seat]) -> Entry:
         return Entry(
@@ -217,19 +201,6 @@ def test_join_tells_the_facts_and_the_members() -> None:
 def test_join_is_refused_when_it_does_not_fit(fields: dict[str, Any], code: str | None) -> None:
     answer = knock(Cluster(3).members[0], **fields)
     assert (answer[2] if answer[0] == Op.ERROR else None) == code
-
-
-@pytest.mark.parametrize("asked", range(5))
-def test_join_is_refused_by_every_node_once_any_holds_a_record(asked: int) -> None:
-    cluster = Cluster(5)
-    cluster.client(0).ask(Op.PUT, b"k", b"v", None, b"1" * 16, {"w": 3})
-    assert knock(cluster.members[asked])[2] == "not-empty"
-
-
-def test_join_waits_for_members_that_cannot_be_asked() -> None:
-    cluster = Cluster(3)
-    cluster.kill(cluster.members[2])
-    assert knock(cluster.members[0])[2] == "unavailable"
 
 
 def test_two_joiners_of_one_name_are_not_both_admitted() -> None:

@@ -20,7 +20,7 @@ CLUSTER, NODE = FRAMES["hello-node"].item[2]["cluster"], FRAMES["hello-node"].it
 NODES = [node["id"] for node in FRAMES["ring-table"].item[2]["nodes"]]
 SESSIONS = {
     "client": "hello-client ping get-nothing put get delete get-three ring ring-key",
-    "peer": "hello-peer store fetch fetch-same empty",
+    "peer": "hello-peer store fetch fetch-same",
 }
 CODE = re.compile(r"[a-z]+(-[a-z]+)*")
 

@@ -1,0 +1,350 @@
+"""Members leave, are removed, are replaced and change their weight, under writes; nothing is lost."""
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import pytest
+
+from dynafast.core.changes import Changes
+from dynafast.protocol import Op, Status
+from tests.core.harness import Cluster, Member, Pipe
+from tests.core.load import (
+    Load,
+    at_rest,
+    check_nothing_left_over,
+    check_nothing_lost,
+    check_one_owner,
+    present,
+)
+
+
+def ask(cluster: Cluster, number: int, op: Op, *fields: Any) -> list[Any]:
+    """Ask a member for a change; the answer comes within five seconds."""
+    return cluster.client(number).ask(op, *fields, wait_ms=5_000)
+
+
+def filled(count: int, keys: int = 200) -> tuple[Cluster, Load]:
+    cluster = Cluster(count)
+    load = Load(cluster)
+    load.fill(keys)
+    return cluster, load
+
+
+def all_answered(pipes: list[Pipe]) -> bool:
+    return all(pipe.received for pipe in pipes)
+
+
+def hosts(cluster: Cluster) -> int:
+    """How many hosts stay, by the view of the first member that is there."""
+    members = present(cluster)[0].node.members()
+    return len({entry.host for entry in members if entry.status is not Status.LEAVING})
+
+
+# ---- leave
+
+
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_node_leaves_and_ends_when_it_has_handed_over(asked: int) -> None:
+    cluster, load = filled(4)
+    leaver = cluster.members[3]
+    assert ask(cluster, asked, Op.LEAVE, "n3")[0] == Op.OK
+    assert ask(cluster, asked, Op.LEAVE, "n3")[0] == Op.OK, "an accepted change may be asked for again"
+    others = cluster.members[:3]
+    load.run(lambda: leaver.node.ended == "left" and at_rest(cluster), members=others)
+    assert not load.failed
+    check_one_owner(cluster)
+    check_nothing_lost(cluster, load)
+    check_nothing_left_over(cluster)
+    assert ask(cluster, 0, Op.LEAVE, "n3")[0] == Op.OK
+    assert not leaver.node.own_seats()
+
+
+def test_a_leave_goes_on_after_a_crash_of_the_leaver() -> None:
+    cluster, load = filled(4)
+    leaver = cluster.members[3]
+    assert ask(cluster, 3, Op.LEAVE, "n3")[0] == Op.OK
+    for _ in range(20):
+        cluster.step()
+    cluster.crash(leaver)
+    cluster.restart(leaver)
+    load.run(lambda: leaver.node.ended == "left" and at_rest(cluster), members=cluster.members[:3])
+    check_nothing_lost(cluster, load, copies=2)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "code"), [(3, "n2", "too-few-hosts"), (2, "n1", "too-few-hosts"), (4, "n9", "unknown-node")]
+)
+def test_a_leave_is_refused_with_the_reason(count: int, name: str, code: str) -> None:
+    assert ask(Cluster(count), 0, Op.LEAVE, name)[2] == code
+
+
+def test_a_leave_of_a_node_that_cannot_be_reached_is_refused() -> None:
+    cluster = Cluster(5)
+    cluster.kill(cluster.members[4])
+    assert ask(cluster, 0, Op.LEAVE, "n4")[2] == "unreachable"
+
+
+def test_a_leaver_hands_on_what_it_keeps_for_a_node_that_is_away() -> None:
+    cluster, load = filled(5)
+    leaver, away = cluster.members[3], cluster.members[4]
+    cluster.kill(away)
+    cluster.step()
+    for _ in range(100):
+        load.put(leaver)
+        cluster.step()
+    assert leaver.node.replica.hinted
+    assert ask(cluster, 0, Op.LEAVE, "n3")[0] == Op.OK
+    cluster.run_until(lambda: not leaver.node.replica.hinted, limit_ms=60_000)
+    kept = Counter(id for member in present(cluster) for id in member.node.replica.hinted)
+    assert away.node.own.id in kept
+    assert leaver.node.ended is None, "some seats can only go to the node that is away"
+    cluster.restart(away)
+    cluster.run_until(lambda: leaver.node.ended == "left" and at_rest(cluster), limit_ms=60_000)
+    check_nothing_lost(cluster, load, copies=2)
+
+
+# ---- weight
+
+
+def test_a_weight_is_changed_while_running() -> None:
+    cluster, load = filled(5)
+    assert ask(cluster, 0, Op.WEIGHT, "n3", 3)[0] == Op.OK
+    load.run(lambda: at_rest(cluster))
+    assert not load.failed
+    counts = {member.name: len(member.node.own_seats()) for member in cluster.members}
+    assert counts["n3"] == 16
+    assert cluster.members[1].node.membership.entries[cluster.members[3].node.own.id].weight == 3
+    check_nothing_lost(cluster, load, copies=2)
+    check_nothing_left_over(cluster)
+
+
+@pytest.mark.parametrize("fields", [("n1", 0), ("n1", True), ("n1", 10_001), ("", 1), (7, 1)])
+def test_a_bad_weight_is_refused(fields: tuple[Any, ...]) -> None:
+    assert ask(Cluster(3), 0, Op.WEIGHT, *fields)[2] == "bad-request"
+
+
+# ---- remove
+
+
+def kill(cluster: Cluster, member: Member) -> None:
+    cluster.kill(member)
+    for _ in range(10):
+        cluster.step()
+
+
+def test_a_dead_node_is_removed_and_its_seats_are_claimed() -> None:
+    cluster, load = filled(5)
+    dead = cluster.members[4]
+    kill(cluster, dead)
+    answer = ask(cluster, 0, Op.REMOVE, "n4", False)
+    assert answer[0] == Op.OK
+    assert answer[2] == {"lost": []}
+    for _ in range(50):
+        cluster.step()
+    assert ask(cluster, 1, Op.REMOVE, "n4", False)[0] == Op.OK, "an accepted change may be asked for again"
+    load.run(lambda: at_rest(cluster), members=cluster.members[:4])
+    check_one_owner(cluster)
+    check_nothing_lost(cluster, load, copies=2)
+    check_nothing_left_over(cluster)
+
+
+def test_a_removed_node_that_comes_back_ends_itself() -> None:
+    cluster, _ = filled(5)
+    dead = cluster.members[4]
+    kill(cluster, dead)
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[0] == Op.OK
+    cluster.run_until(lambda: at_rest(cluster))
+    cluster.restart(dead)
+    cluster.run_until(lambda: dead.node.ended == "removed")
+    assert at_rest(cluster)
+
+
+def test_a_node_that_was_removed_while_cut_off_counts_no_more() -> None:
+    """It lives on the other side: what it answers from then on is not counted by anybody who agreed."""
+    cluster, load = filled(5)
+    cut = cluster.members[4]
+    for other in cluster.members[:4]:
+        cluster.hold(other, cut)
+        cluster.hold(cut, other)
+    cluster.run_until(lambda: all(len(member.node.linked_peers()) == 3 for member in cluster.members[:4]))
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[0] == Op.OK
+    load.run(lambda: at_rest_but(cluster, cut), members=cluster.members[:4])
+    for other in cluster.members[:4]:
+        cluster.release(other, cut)
+        cluster.release(cut, other)
+    cluster.run_until(lambda: cut.node.ended == "removed")
+    check_nothing_lost(cluster, load, copies=2)
+
+
+def at_rest_but(cluster: Cluster, cut: Member) -> bool:
+    cut.up = False
+    rest = at_rest(cluster)
+    cut.up = True
+    return rest
+
+
+@pytest.mark.parametrize("asked", [0, 4])
+def test_a_node_that_answers_is_not_removed(asked: int) -> None:
+    assert ask(Cluster(5), asked, Op.REMOVE, "n4", True)[2] == "alive"
+
+
+def test_a_node_that_answers_another_member_is_not_removed() -> None:
+    cluster = Cluster(5)
+    cluster.hold(cluster.members[0], cluster.members[4])
+    cluster.hold(cluster.members[4], cluster.members[0])
+    cluster.run_until(lambda: len(cluster.members[0].node.linked_peers()) == 3)
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[2] == "alive"
+
+
+def test_a_removal_below_the_number_of_replicas_is_refused() -> None:
+    cluster = Cluster(3)
+    kill(cluster, cluster.members[2])
+    assert ask(cluster, 0, Op.REMOVE, "n2", False)[2] == "too-few-hosts"
+
+
+def test_a_removal_that_would_lose_partitions_lists_them_and_needs_consent() -> None:
+    """Three nodes of four are lost, one after another, before anybody took over: some partitions had no other."""
+    cluster, _ = filled(4)
+    for member in cluster.members[1:]:
+        cluster.kill(member)
+    for _ in range(10):
+        cluster.step()
+    assert ask(cluster, 0, Op.REMOVE, "n3", True)[0] == Op.OK
+    assert ask(cluster, 0, Op.REMOVE, "n2", True)[0] == Op.OK
+    own = cluster.members[0].node
+    left = [p for p in range(16) if set(own.seats.holders(p)) == {cluster.members[1].node.own.id}]
+    assert left
+    refused = ask(cluster, 0, Op.REMOVE, "n1", False)
+    assert refused[2] in ("would-lose", "too-few-hosts")
+    accepted = ask(cluster, 0, Op.REMOVE, "n1", True)
+    assert accepted[2] == {"lost": left}
+    cluster.run_until(lambda: all(own.seats.seats_of(own.own.id, p) for p in range(16)))
+
+
+def test_the_majority_must_agree_to_a_removal() -> None:
+    cluster = Cluster(5)
+    for member in cluster.members[2:]:
+        cluster.kill(member)
+    for _ in range(10):
+        cluster.step()
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[2] in ("unavailable", "too-few-hosts")
+    assert hosts(cluster) == 5
+
+
+# ---- several at once
+
+
+def test_a_leave_and_a_removal_at_once_leave_no_fewer_hosts_than_replicas() -> None:
+    """Four nodes of three replicas: one of the two changes is refused, whichever."""
+    for turn in range(6):
+        cluster = Cluster(4, seed=turn)
+        kill(cluster, cluster.members[3])
+        first, second = cluster.client(0), cluster.client(1)
+        first.send([Op.LEAVE, 1, "n2"])
+        for _ in range(turn):
+            cluster.step()
+        second.send([Op.REMOVE, 1, "n3", False])
+        cluster.run_until(partial(all_answered, [first, second]), limit_ms=5_000)
+        outcomes = [first.answers()[0][0], second.answers()[0][0]]
+        assert outcomes.count(Op.OK) <= 1, outcomes
+        for _ in range(300):
+            cluster.step()
+        assert hosts(cluster) >= 3
+
+
+def test_two_leaves_at_once_leave_no_fewer_hosts_than_replicas() -> None:
+    for turn in range(4):
+        cluster = Cluster(4, seed=turn)
+        pipes = [cluster.client(0), cluster.client(1)]
+        pipes[0].send([Op.LEAVE, 1, "n2"])
+        for _ in range(turn):
+            cluster.step()
+        pipes[1].send([Op.LEAVE, 1, "n3"])
+        cluster.run_until(partial(all_answered, pipes), limit_ms=5_000)
+        assert [pipe.answers()[0][0] for pipe in pipes].count(Op.OK) <= 1
+        for _ in range(600):
+            cluster.step()
+        assert hosts(cluster) >= 3
+
+
+def test_a_permit_lapses_when_its_holder_dies() -> None:
+    cluster = Cluster(5)
+    one, two = cluster.members[0].node, cluster.members[1].node
+    one.machine(Changes)._grant(two.own.id, "leave", two.own.id)  # and then it never happens
+    assert ask(cluster, 2, Op.LEAVE, "n2")[2] == "change-in-progress"
+    for _ in range(2_100):
+        cluster.step()
+    assert ask(cluster, 2, Op.LEAVE, "n2")[0] == Op.OK
+
+
+def test_join_and_leave_at_once() -> None:
+    cluster, load = filled(4)
+    cluster.add("new")
+    for _ in range(5):
+        cluster.step()
+    assert ask(cluster, 0, Op.LEAVE, "n3")[0] == Op.OK
+    leaver = cluster.members[3]
+    rest = [member for member in cluster.members if member is not leaver]
+    load.run(lambda: leaver.node.ended == "left" and at_rest(cluster), members=rest)
+    check_one_owner(cluster)
+    check_nothing_lost(cluster, load, copies=2)
+    check_nothing_left_over(cluster)
+
+
+# ---- replace
+
+
+def knock(member: Member, **fields: Any) -> list[Any]:
+    pipe = Pipe(member)
+    pipe.hello(role="peer", node=b"newnode1", cluster=None, to=None, generation=1, name="new")
+    return pipe.ask(Op.JOIN, {"node": b"newnode1", "name": "new", "hash": "xxh3-64", **fields}, wait_ms=5_000)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_wiped_node_replaces_its_old_self(count: int) -> None:
+    cluster, load = filled(count)
+    dead = cluster.members[-1]
+    kill(cluster, dead)
+    assert knock(cluster.members[0], name=dead.name)[2] == "name-taken"
+    answer = knock(cluster.members[0], name=dead.name, replace=dead.name)
+    assert answer[0] == Op.OK
+    assert knock(cluster.members[0], name=dead.name, replace=dead.name)[0] == Op.OK, "it may ask again"
+    cluster.add(dead.name, id=b"newnode1")
+    live = [member for member in cluster.members if member.up]
+    load.run(lambda: at_rest(cluster), members=live)
+    check_one_owner(cluster)
+    check_nothing_lost(cluster, load, copies=2)
+    check_nothing_left_over(cluster)
+
+
+def test_a_node_that_answers_is_not_replaced() -> None:
+    assert knock(Cluster(3).members[0], name="n2", replace="n2")[2] == "alive"
+
+
+# ---- old copies of a folder
+
+
+def test_a_node_started_from_an_old_copy_of_its_folder_ends_itself() -> None:
+    import copy
+
+    cluster, load = filled(3)
+    victim = cluster.members[2]
+    backup = copy.deepcopy(victim.store)
+    cluster.add("new")
+    load.run(lambda: at_rest(cluster))
+    cluster.kill(victim)
+    victim.store = backup
+    backup.close()
+    backup.reopen()
+    cluster.restart(victim, generation=backup.boot)
+    cluster.run_until(lambda: victim.node.ended == "stale")
+
+
+def test_a_clone_of_a_running_node_ends_itself() -> None:
+    """Two processes speak for one node: what the second hears of itself it has not said."""
+    cluster, _ = filled(4)
+    node = cluster.members[3].node
+    newer = type(node.own)(**{**node.own.to_wire(), "status": Status.UP, "version": node.own.version + 5})
+    node.learn([newer])
+    assert node.ended == "stale"
