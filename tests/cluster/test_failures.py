@@ -77,6 +77,9 @@ def test_folder_restored_from_an_old_copy_serves_nothing(tmp_path: Path) -> None
         node = cluster.nodes[2]
         node.stop()
         shutil.copytree(node.folder / "data", tmp_path / "copy")
+        for _ in range(2):  # so that its starts since are more than that of the copy
+            node.start()
+            node.stop()
         node.start()
         for number in range(50):
             client.put(b"%d" % number, b"v")
