@@ -153,11 +153,11 @@ def _run_connected(
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:  # Ctrl-C in a task; to the caller it is Ctrl-C
             raise KeyboardInterrupt from None
-        if (failed := group.subgroup(ClusterError)) is not None:
+        if (failed := group.subgroup(DynafastError)) is not None:
             raise _first(failed) from None
         raise
 
 
-def _first(group: BaseExceptionGroup[ClusterError]) -> ClusterError:
+def _first(group: BaseExceptionGroup[DynafastError]) -> DynafastError:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
