@@ -330,6 +330,28 @@ cdef class Record:
         """Return the 64-bit hash of context and dots; neither values nor times are in it."""
         return self.hash()
 
+    def dead(self):
+        """Return the context's entries ``(actor, counter, time)`` whose actor has no surviving version, by actor."""
+        cdef Py_ssize_t i, at = 0
+        cdef list found = []
+        for i in range(self.entry_count):
+            while at < self.dot_count and self.dots[at].actor < self.entries[i].actor:
+                at += 1
+            if at == self.dot_count or self.dots[at].actor != self.entries[i].actor:
+                found.append((self.entries[i].actor, self.entries[i].counter, self.entries[i].time))
+        return found
+
+    def without(self, actors):
+        """Return the record without these actors' entries of the context; those that it does not have do not matter.
+
+        Only what an agreed round allows may call this: what nothing covers any more can come back by a merge.
+
+        Raises:
+            ValueError: a version of one of them survives.
+        """
+        gone = frozenset(actors)
+        return Record([entry for entry in self.context if entry[0] not in gone], self.versions)
+
     def live(self):
         """Return how many values a reader sees: tombstones not counted, versions of one write id once."""
         return self.live_count()

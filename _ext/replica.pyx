@@ -30,10 +30,12 @@ cdef enum:
     DAMAGED_MAX = 100_000           # records remembered as unreadable; more are found again when they are read
     CHUNK = 256                     # records read from the store at once
     BATCH_SIZE = 256 * 1024
+    REAPED_MAX = 16384              # records taken away by rounds that are remembered
 
 DEFAULT_HINT_BYTES_MAX = 1 << 30
 
 MODE_NONE, MODE_PULLED, MODE_SEATED, MODE_GIVEN = NONE, PULLED, SEATED, GIVEN
+HOLDS_NOTHING, HOLDS_SAME, HOLDS_OTHER, HOLDS_HINT = 0, 1, 2, 3
 
 _MODE = b"mode/"
 _ROUND = b"round"
@@ -73,6 +75,7 @@ cdef class Replica:
     Attributes:
         round: the number of the last agreed round that this node took part in; frames that carry versions carry it.
         hinted: target -> [number of hints, bytes of their records when they were made].
+        reaped: object key -> (digest, actors): what rounds took away last, and of which actors the entries alone.
         damaged: object keys whose record cannot be read. broken: partitions of which a range cannot be read.
 
     Every method that reads or writes raises StoreError, and CorruptRecordError for what cannot be read.
@@ -91,10 +94,11 @@ cdef class Replica:
         self.unbuilt = deque()
         self.hinted = {}
         self.hint_bytes_max = hint_bytes_max
+        self.reaped = {}
         self.damaged = set()
         self.broken = set()
         number = store.read(_META, _ROUND)
-        self.round = 0 if number is None else int.from_bytes(number, "big")
+        self.round = self.round_written = 0 if number is None else int.from_bytes(number, "big")
         for page in walk(store, _META, _MODE, _MODE[:-1] + b"0", limit=1000):
             for key, value in page:
                 if isinstance(value, CorruptRecordError):
@@ -330,33 +334,6 @@ cdef class Replica:
             self._uncount(id, size)
         self.damaged.discard(object_key)
         self._sum_leaf(self.partition_of(object_key), object_key)
-
-    def replace(self, bytes object_key not None, uint64_t digest, Record record=None):
-        """Put *record*, or nothing, in the place of one that still has that digest and is kept for nobody else.
-
-        Returns whether it was so. Only what an agreed round allows may call this: it takes away what merges keep.
-        """
-        cdef Local local
-        cdef Record held = self.load(object_key, &local)
-        if held.entry_count == 0 or local.hint_count or held.hash() != digest:
-            return False
-        if record is None:
-            batch = Batch()
-            batch.delete(_OBJECTS, object_key)
-            self.disk.write(batch)
-            record = Record.__new__(Record)
-        else:
-            self.disk.put(object_key, record.stored(&local))
-        self.retell(object_key, held, record)
-        return True
-
-    def holds(self, bytes object_key not None):
-        """Whether anything at all is stored under the key: held, hinted, half pulled, left over or unreadable."""
-        try:
-            return self.disk.get(object_key) is not None
-        except CorruptRecordError:
-            self.damage(object_key)
-            return True
 
     def scan(self, Py_ssize_t partition, bytes after not None, int limit):
         """Return up to *limit* ``(object key, Record | CorruptRecordError)`` of a partition, above *after* (b"": all).
@@ -631,14 +608,84 @@ cdef class Replica:
 
     # ---- rounds
 
-    def put_round(self, batch, uint64_t number):
-        """Add to *batch* that frames of rounds before *number* are refused."""
-        batch.put(_META, _ROUND, (<object>number).to_bytes(8, "big"))
+    def compare(self, bytes object_key not None, uint64_t digest):
+        """Say what is stored under a key beside the record with that digest: one of the HOLDS_ numbers.
+
+        What is left over from a seat or a hint, and counts for nothing, is deleted and is nothing.
+        """
+        cdef Local local
+        cdef Record held
+        cdef Py_ssize_t partition = self.partition_of(object_key)
+        if partition in self.broken:
+            return HOLDS_OTHER
+        try:
+            data = self.disk.get(object_key)
+            if data is None:
+                return HOLDS_NOTHING
+            held = load_stored(data, &local)
+        except CorruptRecordError:
+            self.damage(object_key)
+            return HOLDS_OTHER
+        if local.hint_count:
+            return HOLDS_HINT
+        if self.mode_at(partition) == NONE:
+            self._delete(object_key)
+            return HOLDS_NOTHING
+        return HOLDS_SAME if held.hash() == digest else HOLDS_OTHER
+
+    def reap(self, bytes object_key not None, uint64_t digest, actors=None):
+        """Delete a record, or drop the context's entries of *actors*, if it still has that digest and no hint.
+
+        Returns whether it was so. Only what an agreed round allows may call this: it takes away what merges keep.
+
+        Raises:
+            ValueError: a version of one of the actors survives; nothing was written.
+        """
+        cdef Local local
+        cdef Record held = self.load(object_key, &local)
+        cdef Record record
+        if held.entry_count == 0 or local.hint_count or held.hash() != digest:
+            return False
+        if actors is None:
+            record = Record.__new__(Record)
+            self._delete(object_key)
+        else:
+            record = held.without(actors)
+            self.disk.put(object_key, record.stored(&local))
+        self.retell(object_key, held, record)
+        self.reaped.pop(object_key, None)
+        if len(self.reaped) >= REAPED_MAX:
+            self.reaped.pop(next(iter(self.reaped)))
+        self.reaped[object_key] = (digest, actors)
+        return True
+
+    cdef bint was_reaped(self, bytes object_key, Record record) except -1:
+        """Whether a round took away exactly that record: the copy of a replica that has not heard of it yet."""
+        if not self.reaped:
+            return False
+        known = self.reaped.get(object_key)
+        return known is not None and known[0] == record.hash()
+
+    cdef int _delete(self, bytes object_key) except -1:
+        batch = Batch()
+        batch.delete(_OBJECTS, object_key)
+        self.disk.write(batch)
+        return 0
+
+    def write_round(self, uint64_t number):
+        """Write that frames of rounds before *number* are refused; `take_round` once that is on disk."""
+        if number > self.round_written:
+            batch = Batch()
+            batch.put(_META, _ROUND, (<object>number).to_bytes(8, "big"))
+            self.disk.write(batch)
+            self.round_written = number
+
+    def take_round(self, uint64_t number):
+        """Refuse frames of rounds before *number*, which has been written, from now on."""
+        if number > self.round:
+            self.round = number
 
     def raise_round(self, uint64_t number):
-        """Refuse frames of earlier rounds from now on; durable with the next flush."""
-        if number > self.round:
-            batch = Batch()
-            self.put_round(batch, number)
-            self.disk.write(batch)
-            self.round = number
+        """Refuse frames of rounds before *number* from now on; durable with the next flush."""
+        self.write_round(number)
+        self.take_round(number)

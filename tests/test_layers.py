@@ -18,7 +18,8 @@ NATIVE_CORE = ["connection", "coordinator", "replica", "view"]
 # a thread or a die.
 ALLOWED = frozenset(
     """
-    array collections cython dataclasses dynafast enum fractions functools hashlib math re struct typing xxhash
+    array collections contextlib cython dataclasses dynafast enum fractions functools hashlib math re struct typing
+    xxhash
     """.split()  # noqa: SIM905
 )
 ALLOWED_C = frozenset(

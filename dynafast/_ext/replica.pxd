@@ -25,8 +25,10 @@ cdef class Replica:
     cdef list cursors               # per partition: None, or up to where (object key) its tree has been built
     cdef object unbuilt             # deque of partitions to build, or at the start to clean
     cdef readonly uint64_t round
+    cdef uint64_t round_written     # at least as high: it counts once it is on disk
     cdef readonly dict hinted       # target -> [number of hints, bytes]
     cdef readonly uint64_t hint_bytes_max
+    cdef readonly dict reaped       # object key -> (digest, actors or None)
     cdef readonly set damaged       # object keys whose record cannot be read
     cdef readonly set broken        # partitions of which a range cannot be read
     cdef Py_ssize_t partition_of(self, bytes object_key) noexcept
@@ -35,6 +37,8 @@ cdef class Replica:
     cdef int keep(self, bytes object_key, Record held, Record record, Local *local, uint64_t target) except -1
     cdef int retell(self, bytes object_key, Record held, Record record) except -1
     cdef int _end_hint(self, bytes target, bytes object_key, Record held, Local *local, object others) except -1
+    cdef bint was_reaped(self, bytes object_key, Record record) except -1
+    cdef int _delete(self, bytes object_key) except -1
     cdef int damage(self, bytes object_key) except -1
     cdef int _build(self, Py_ssize_t partition, int limit) except -1
     cdef int _clean(self, Py_ssize_t partition, int limit) except -1

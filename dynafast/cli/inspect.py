@@ -70,3 +70,7 @@ def _show_work(status: dict[str, Any]) -> None:
     if status.get("differ"):
         click.echo("")
         click.echo(f"partitions whose replicas differ: {cell(status['differ'])}")
+    waiting = status.get("tombstones", {})
+    if waiting.get("reason"):
+        click.echo("")
+        click.echo(f"deleted keys and long contexts to be dropped: {waiting['waiting']} ({waiting['reason']})")

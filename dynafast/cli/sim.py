@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,8 @@ import click
 from dynafast.cli.main import Exit
 from dynafast.cli.options import json_option
 from dynafast.cli.output import print_json
+from dynafast.errors import ConfigError
+from dynafast.sim.canaries import CANARIES, hunt, planted
 from dynafast.sim.options import named_faults
 from dynafast.sim.report import as_json, failure, last_line, replay
 from dynafast.sim.run import Result, simulate
@@ -33,6 +35,7 @@ SEED_MAX = 2**32
 @click.option("--count", type=click.IntRange(1), help="Run so many seeds, from --seed on; a line for each that fails.")
 @click.option("--minutes", type=click.FloatRange(0), help="Run fresh seeds for so long.")
 @click.option("--failures", type=click.Path(path_type=Path, dir_okay=False), help="Add failing seeds to this file.")
+@click.option("--canaries", "canaries", is_flag=True, help="Break each safeguard in turn: is it noticed?")
 @json_option
 @click.pass_context
 def sim(
@@ -47,6 +50,7 @@ def sim(
     count: int | None,
     minutes: float | None,
     failures: Path | None,
+    canaries: bool,
     as_json: bool,
 ) -> None:
     """Run a cluster in virtual time under faults, and check what its clients were promised.
@@ -54,6 +58,11 @@ def sim(
     The same seed runs the same way to the last event. Exit status 1: an invariant does not hold; what is printed
     says which, shows the history of the key, and ends with the command that runs it again.
     """
+    if canaries:
+        ctx.exit(_hunt_canaries(plants or CANARIES))
+    for name in plants:
+        if name not in CANARIES:
+            raise ConfigError(f"--plant must be one of {', '.join(CANARIES)}, got {name!r}")
     run = partial(simulate, nodes=nodes, ops=ops, faults=named_faults(faults), plants=frozenset(plants))
     if seed is None:
         seed = secrets.randbelow(SEED_MAX)
@@ -102,6 +111,18 @@ def _many(
     state = "ok" if not failed else "failed"
     click.echo(f"sim: {state} seeds={ran} failed={failed} ops={ops} seconds={time.monotonic() - begun:.0f}")
     return FAILED if failed else Exit.DONE
+
+
+def _hunt_canaries(names: Sequence[str]) -> int:
+    """Print for each canary whether a seed catches it; return the exit status."""
+    cores = os.cpu_count() or 1
+    missed = 0
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        for name in names:
+            catch = hunt(name, lambda jobs: pool.imap(planted, jobs), width=2 * cores)
+            missed += catch.seed is None
+            click.echo(catch.line())
+    return FAILED if missed else Exit.DONE
 
 
 def _keep(result: Result, failures: Path | None) -> None:

@@ -12,7 +12,7 @@ Rules that this file owns:
 * A tree that is being built is compared with nothing.
 * Records travel with the round number of the moment they were read; what is older than our own number is not merged.
 * A tombstone that the other side does not have at all has perhaps just been collected there: it is given only if that
-  is still so a while later.
+  is still so a while later. What a round has taken away is not merged again (`Rounds.reaped`).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -286,6 +286,8 @@ class AntiEntropy(Machine):
         """Merge what they have into ours; return the digest of the outcome."""
         if not self.node.coordinator.view.own[partition]:
             return None  # the seat was given away meanwhile: what comes now is for others
+        if self.node.rounds.reaped(pair.peer.id, key, record):
+            return record.digest()
         try:
             merged = self.node.replica.merge(key, record)
         except CorruptRecordError:

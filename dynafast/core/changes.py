@@ -286,7 +286,10 @@ class Changes(Machine):
             node.call(peer, Op.PERMIT, [kind, entry.id, True], PERMIT_MS, answered(peer.id))
 
     def _release(self, subject: bytes) -> None:
-        self._keep_permit(None)
+        try:
+            self._keep_permit(None)
+        except StoreError as error:  # it lapses
+            self.node.trace("store.refused", what="permit", error=str(error))
         for peer in self.node.linked_peers():
             self.node.call(peer, Op.PERMIT, ["leave", subject, False], PERMIT_MS, lambda _result, _error: None)
 

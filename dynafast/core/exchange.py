@@ -15,7 +15,7 @@ from dynafast._ext.clock import Record
 from dynafast._ext.replica import MODE_NONE, MODE_PULLED, MODE_SEATED
 from dynafast.core.machine import Machine, Ops
 from dynafast.core.membership import is_node_id
-from dynafast.errors import CorruptRecordError, HintsFullError, PeerProtocolError, RefusedError
+from dynafast.errors import CorruptRecordError, HintsFullError, PeerProtocolError, RefusedError, StoreError
 from dynafast.protocol import Op, is_uint
 
 if TYPE_CHECKING:
@@ -109,9 +109,15 @@ class Exchange(Machine):
         self._check_kept(partition)
         if len(fields) == 3 and fields[2] > replica.round:
             self.node.follow_round(fields[2])
-            self.node.after_flush(lambda: connection.reply(id, self._records(keys)))
+            self.node.after_flush(lambda: self._reply_later(connection, id, keys))
         else:
             connection.reply(id, self._records(keys))
+
+    def _reply_later(self, connection: "Connection", id: int, keys: list[bytes]) -> None:
+        try:
+            connection.reply(id, self._records(keys))
+        except StoreError as error:  # nobody above would answer it: the request is over for them
+            connection.fail(id, "store-error", str(error))
 
     def _records(self, keys: list[bytes]) -> list[object]:
         replica = self.node.replica
@@ -149,7 +155,10 @@ class Exchange(Machine):
         merged: list[int | None] = []
         for key, record in records:
             try:
-                digest = self.node.replica.merge(key, record).digest()
+                if self.node.rounds.reaped(connection.peer, key, record):
+                    digest = record.digest()
+                else:
+                    digest = self.node.replica.merge(key, record).digest()
             except CorruptRecordError:
                 merged.append(record.digest() if self.node.healing.offer(key, record) else None)
             else:

@@ -16,6 +16,7 @@ from dynafast.core.healing import Healing
 from dynafast.core.leaving import Leaving
 from dynafast.core.machine import Machine
 from dynafast.core.plan import Plan
+from dynafast.core.rounds import Rounds
 from dynafast.core.taking import Taking
 
 MACHINES: tuple[type[Machine], ...] = (
@@ -32,6 +33,7 @@ MACHINES: tuple[type[Machine], ...] = (
     Healing,
     Handoff,
     AntiEntropy,
+    Rounds,
     Checks,
     Leaving,
     Plan,

@@ -33,6 +33,7 @@ from dynafast.core.machine import Answering, Machine
 from dynafast.core.machines import MACHINES
 from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
 from dynafast.core.ownership import Member, Placement, place
+from dynafast.core.rounds import Rounds
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
@@ -133,6 +134,7 @@ class Node:
         self.admission = self.machine(Admission)
         self.detector = self.machine(Detector)
         self.healing = self.machine(Healing)
+        self.rounds = self.machine(Rounds)
         self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(BUILD_COUNT)]
         self._work += [machine.tick for machine in self.machines]
         self._ops: dict[Op, tuple[int | None, Answering]] = {}
@@ -346,11 +348,13 @@ class Node:
         """Raise our round number to one that a peer has, as nobody asked us to agree: it counts once it is on disk."""
         if number <= max(self._following, self.replica.round):
             return
+        try:
+            self.replica.write_round(number)
+        except StoreError as error:  # whoever needs it asks again
+            self.trace("store.refused", what="round number", error=str(error))
+            return
         self._following = number
-        batch = Batch()
-        self.replica.put_round(batch, number)
-        self.write(batch)
-        self.after_flush(lambda: self.replica.raise_round(number))
+        self.after_flush(lambda: self.replica.take_round(number))
 
     # ---- what the machines of the core call
 

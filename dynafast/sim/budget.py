@@ -27,6 +27,17 @@ class Budget:
         """Whether the unsynced writes of a machine may be lost. Where acknowledgements wait for a flush: always."""
         return self._sim.options.group or self.allows_loss(host)
 
+    def allows_death(self, host: "Host") -> bool:
+        """Whether a machine may lose all it has: its records, and its seats, of which others must serve some too."""
+        others = {other.process.id for other in self._sim.hosts if other is not host and other.counts and other.process}
+        for other in self._sim.hosts:
+            if other.process is None:
+                continue
+            for owners in other.process.node.seats.owners:
+                if owners and not any(owner.node in others for owner in owners.values()):
+                    return False
+        return self.allows_loss(host)
+
     def allows_loss(self, host: "Host", keys: "list[KeyHistory] | None" = None) -> bool:
         """Whether a machine may lose its records of *keys* (None: of all)."""
         return all(self._spared(host, history) for history in self._sim.histories if keys is None or history in keys)
@@ -38,7 +49,7 @@ class Budget:
             return True
         elsewhere: dict[int, int] = {}
         for other in self._sim.hosts:
-            if other is not host and other.ended is None:
+            if other is not host and other.counts:
                 for actor, counter in covered(other, key, durable=True).items():
                     elsewhere[actor] = max(counter, elsewhere.get(actor, 0))
         return all(

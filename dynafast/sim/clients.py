@@ -116,6 +116,7 @@ class Client:
         self._world = cluster.world
         self._rng: Random = cluster.world.random(f"client/{name}")
         self.name = name
+        self.place = "clients"
         self.done = False
         self._keys = keys
         self._habits = habits
@@ -194,11 +195,6 @@ class Client:
         self._resume(outcome)
 
     # ---- the owner of ends
-
-    @property
-    def place(self) -> str:
-        """See `Owner`."""
-        return "clients"
 
     def accepted(self, end: End) -> None:
         """See `Owner`; nobody connects to a client."""

@@ -4,11 +4,12 @@ Power loss keeps what was flushed and, as a log does, some of what came right af
 to a node is a switch here: refuse writes, fail to read, give back damaged bytes, be an old copy of itself.
 """
 
+import contextlib
 from collections.abc import Iterable
 from random import Random
 
 from dynafast._ext.clock import Record
-from dynafast.errors import StoreError
+from dynafast.errors import CorruptRecordError, StoreError
 from dynafast.storage.interface import Family
 from dynafast.storage.memory import MemoryStore
 from dynafast.storage.sealed import unseal
@@ -16,9 +17,14 @@ from dynafast.storage.sealed import unseal
 _LOCAL_SIZE = 25  # actor, boot, counter, number of hints: before the ids of the hints' targets and the record
 
 
+def bare(data: bytes) -> bytes:
+    """Return the encoded record in what a node stores under an object key, without its local part."""
+    return data[_LOCAL_SIZE + 8 * data[_LOCAL_SIZE - 1] :]
+
+
 def record_of(data: bytes) -> Record:
     """Return the record in what a node stores under an object key, without its local part."""
-    return Record.decode(data[_LOCAL_SIZE + 8 * data[_LOCAL_SIZE - 1] :])
+    return Record.decode(bare(data))
 
 
 class Disk(MemoryStore):
@@ -85,6 +91,19 @@ class Disk(MemoryStore):
         stored = self._stored[Family.OBJECTS].get(key)
         return None if stored is None else unseal(key, stored)
 
+    def copies(self, key: bytes) -> list[tuple[bytes, bool]]:
+        """Return the object as written last, and as a power loss would leave it: ``(data, certain)``, what there is.
+
+        A damaged one is left out.
+        """
+        result = []
+        for read, certain in ((self.present, False), (self.durable, True)):
+            with contextlib.suppress(CorruptRecordError):
+                data = read(key)
+                if data is not None:
+                    result.append((data, certain))
+        return result
+
     def object_keys(self) -> list[bytes]:
         """Return all object keys, in order."""
         return list(self._keys[Family.OBJECTS])
@@ -92,10 +111,13 @@ class Disk(MemoryStore):
     # ---- damage and copies
 
     def damage(self, key: bytes) -> bool:
-        """Flip a bit of the object under *key*; False when there is none."""
-        stored = self._stored[Family.OBJECTS].get(key)
-        if stored is None:
+        """Flip a bit of the object under *key*; False when there is none that is intact."""
+        try:
+            if self.present(key) is None:
+                return False
+        except CorruptRecordError:
             return False
+        stored = self._stored[Family.OBJECTS][key]
         self._stored[Family.OBJECTS][key] = stored[:-1] + bytes([stored[-1] ^ 1])
         return True
 

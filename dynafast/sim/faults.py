@@ -3,40 +3,25 @@
 A fault gets the simulation and its own dice, and returns a line about what it did, or None when it cannot strike now.
 """
 
-from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from dynafast.sim.registry import fault
 from dynafast.sim.world import MS, SECOND
+from dynafast.storage.interface import object_key
 
 if TYPE_CHECKING:
     from dynafast.sim.host import Host
     from dynafast.sim.network import End
     from dynafast.sim.run import Simulation
 
-Fault = Callable[["Simulation", Random], str | None]
 
-FAULTS: dict[str, Fault] = {}
-GROUPS: dict[str, list[str]] = {}
-
-
-def fault(group: str) -> Callable[[Fault], Fault]:
-    """Register a fault under its function's name."""
-
-    def register(function: Fault) -> Fault:
-        FAULTS[function.__name__] = function
-        GROUPS.setdefault(group, []).append(function.__name__)
-        return function
-
-    return register
-
-
-def _a_while(rng: Random) -> int:
+def a_while(rng: Random) -> int:
     """Return how long a fault lasts: mostly short, sometimes longer than any patience in the core."""
     return int(rng.choice([20 * MS, 200 * MS, SECOND, 4 * SECOND, 12 * SECOND]) * rng.uniform(0.5, 1.5))
 
 
-def _host(sim: "Simulation", rng: Random) -> "Host | None":
+def a_host(sim: "Simulation", rng: Random) -> "Host | None":
     """Return a machine whose process runs and is not paused."""
     running = [host for host in sim.hosts if host.process is not None and not host.process.paused]
     return rng.choice(running) if running else None
@@ -44,7 +29,7 @@ def _host(sim: "Simulation", rng: Random) -> "Host | None":
 
 def _victim(sim: "Simulation", rng: Random) -> "Host | None":
     """Return a machine to take down, unless as many are down as may be."""
-    return None if sim.down() >= sim.options.most_down else _host(sim, rng)
+    return None if sim.down() >= sim.options.most_down else a_host(sim, rng)
 
 
 def _end(sim: "Simulation", rng: Random, *, between_nodes: bool) -> "End | None":
@@ -81,7 +66,7 @@ def delay(sim: "Simulation", rng: Random) -> str | None:
         end.extra_ns = 0
         end.troubled_ns = max(sim.world.now, end.due_ns)
 
-    sim.heal_later(_a_while(rng), undo)
+    sim.heal_later(a_while(rng), undo)
     return f"wire {end.number} by {end.extra_ns // MS} ms"
 
 
@@ -93,7 +78,7 @@ def clog(sim: "Simulation", rng: Random) -> str | None:
         end = _end(sim, rng, between_nodes=True)
         if end is not None and not end.clogged:
             sim.network.clog(end)
-            sim.heal_later(_a_while(rng), lambda end=end: sim.network.unclog(end))  # type: ignore[misc]
+            sim.heal_later(a_while(rng), lambda end=end: sim.network.unclog(end))  # type: ignore[misc]
             struck.append(str(end.number))
     return "wires " + " ".join(struck) if struck else None
 
@@ -127,7 +112,7 @@ def _block(sim: "Simulation", rng: Random, pairs: list[tuple[str, str]]) -> None
         for pair in pairs:
             sim.network.unblock(*pair)
 
-    sim.heal_later(_a_while(rng), undo)
+    sim.heal_later(a_while(rng), undo)
 
 
 # ---- machines
@@ -140,7 +125,7 @@ def kill(sim: "Simulation", rng: Random) -> str | None:
     if host is None:
         return None
     host.kill()
-    sim.heal_later(_a_while(rng), lambda: sim.restart(host))
+    sim.heal_later(a_while(rng), lambda: sim.restart(host))
     return host.name
 
 
@@ -152,7 +137,7 @@ def power(sim: "Simulation", rng: Random) -> str | None:
         return None
     if host.lose_power():
         sim.tail_lost()
-    sim.heal_later(_a_while(rng), lambda: sim.restart(host))
+    sim.heal_later(a_while(rng), lambda: sim.restart(host))
     return host.name
 
 
@@ -162,7 +147,7 @@ def stop(sim: "Simulation", rng: Random) -> str | None:
     host = _victim(sim, rng)
     if host is None:
         return None
-    away = _a_while(rng)
+    away = a_while(rng)
     host.stop(lambda: sim.heal_later(away, lambda: sim.restart(host)))
     return host.name
 
@@ -175,14 +160,14 @@ def pause(sim: "Simulation", rng: Random) -> str | None:
         return None
     process = host.process
     process.pause()
-    sim.heal_later(_a_while(rng), process.resume)
+    sim.heal_later(a_while(rng), process.resume)
     return host.name
 
 
 @fault("nodes")
 def slow(sim: "Simulation", rng: Random) -> str | None:
     """Let a machine take its time for everything."""
-    host = _host(sim, rng)
+    host = a_host(sim, rng)
     if host is None or host.name in sim.network.lag_ns:
         return None
     sim.network.lag_ns[host.name] = int(rng.choice([5, 40, 300]) * MS * rng.uniform(0.5, 1.5))
@@ -191,14 +176,14 @@ def slow(sim: "Simulation", rng: Random) -> str | None:
         sim.network.lag_ns.pop(host.name, None)
         sim.slowed_ns = sim.world.now + 2 * SECOND
 
-    sim.heal_later(_a_while(rng), undo)
+    sim.heal_later(a_while(rng), undo)
     return f"{host.name} by {sim.network.lag_ns[host.name] // MS} ms"
 
 
 @fault("nodes")
 def skew(sim: "Simulation", rng: Random) -> str | None:
     """Let a wall clock jump."""
-    host = _host(sim, rng)
+    host = a_host(sim, rng)
     if host is None:
         return None
     host.skew_ms = int(rng.choice([0, 100, 5_000, 50_000, 10_000_000]) * rng.uniform(-1, 1))
@@ -211,33 +196,47 @@ def skew(sim: "Simulation", rng: Random) -> str | None:
 @fault("disks")
 def slow_flush(sim: "Simulation", rng: Random) -> str | None:
     """Let flushes of a disk take long."""
-    host = _host(sim, rng)
+    host = a_host(sim, rng)
     if host is None or host.slow > 1:
         return None
     host.slow = rng.choice([10, 100, 1000])
-    sim.heal_later(_a_while(rng), lambda: setattr(host, "slow", 1))
+    sim.heal_later(a_while(rng), lambda: setattr(host, "slow", 1))
     return f"{host.name} {host.slow} times"
 
 
 @fault("disks")
 def full(sim: "Simulation", rng: Random) -> str | None:
     """Let a disk take no more."""
-    host = _host(sim, rng)
+    host = a_host(sim, rng)
     if host is None or host.disk.full:
         return None
     disk = host.disk
     disk.full = True
-    sim.heal_later(_a_while(rng), lambda: setattr(disk, "full", False))
+    sim.heal_later(a_while(rng), lambda: setattr(disk, "full", False))
     return host.name
 
 
 @fault("disks")
 def read_error(sim: "Simulation", rng: Random) -> str | None:
     """Let reads of a disk fail."""
-    host = _host(sim, rng)
+    host = a_host(sim, rng)
     if host is None or host.disk.unreadable:
         return None
     disk = host.disk
     disk.unreadable = True
-    sim.heal_later(_a_while(rng), lambda: setattr(disk, "unreadable", False))
+    sim.heal_later(a_while(rng), lambda: setattr(disk, "unreadable", False))
     return host.name
+
+
+@fault("disks")
+def corrupt(sim: "Simulation", rng: Random) -> str | None:
+    """Damage a record on a disk."""
+    host = rng.choice(sim.hosts)
+    history = rng.choice(sim.histories)
+    if not sim.budget.allows_loss(host, [history]):
+        return None
+    if not host.disk.damage(object_key(sim.position(history.key), history.key)):
+        return None
+    sim.lost_data_ns = sim.world.now
+    sim.damaged.add(history.key)
+    return f"{history.key.decode()} on {host.name}"

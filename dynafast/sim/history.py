@@ -8,6 +8,7 @@ Terms: a write is *acknowledged* when its client was told ok; *strict* when that
 context when its dot is covered by it.
 """
 
+from bisect import bisect
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,10 +59,31 @@ class Write:
     unsure: bool = False  # an attempt ended with an unknown outcome: it may have dots that nobody was told of
     sent_ns: int = 0  # when it was sent last
 
-    @property
-    def bit(self) -> int:
-        """The set of this write alone."""
-        return 1 << self.index
+    bit: int = field(init=False)  # the set of this write alone
+
+    def __post_init__(self) -> None:
+        self.bit = 1 << self.index
+
+
+class _Dots:
+    """The known dots of one actor, and for the first so many of them: which writes, and what their deletes had seen."""
+
+    __slots__ = ("counters", "gone", "masks", "writes")
+
+    def __init__(self) -> None:
+        self.counters: list[int] = []
+        self.writes: list[Write] = []
+        self.masks = [0]
+        self.gone = [0]
+
+    def add(self, counter: int, write: Write) -> None:
+        place = bisect(self.counters, counter)
+        self.counters.insert(place, counter)
+        self.writes.insert(place, write)
+        del self.masks[place + 1 :], self.gone[place + 1 :]
+        for write in self.writes[place:]:
+            self.masks.append(self.masks[-1] | write.bit)
+            self.gone.append(self.gone[-1] | (write.bit | write.seen if write.value is None else 0))
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,6 +121,7 @@ class KeyHistory:
         self.writes: list[Write] = []
         self.by_id: dict[bytes, Write] = {}
         self.by_dot: dict[Dot, Write] = {}
+        self._actors: dict[int, _Dots] = {}
         self.acked = 0
         self.strict = 0
         self.dead: dict[int, int] = {}  # covered by strict acknowledged writes; replaced, never changed
@@ -155,6 +178,7 @@ class KeyHistory:
         if other is None:
             self.by_dot[dot] = write
             write.dots.append(dot)
+            self._actors.setdefault(dot[0], _Dots()).add(dot[1], write)
         elif other is not write:
             raise ViolationError(
                 "dots-unique", f"dot {dot[0]:016x},{dot[1]} is of w{other.index} and of w{write.index}", self
@@ -186,11 +210,12 @@ class KeyHistory:
         for _, write in found:
             live |= write.bit
             seen |= write.bit | write.seen
-        for (actor, counter), write in self.by_dot.items():
-            if covers.get(actor, 0) >= counter:
-                if write.value is None:
-                    seen |= write.bit | write.seen
-                hidden |= write.bit
+        for actor, counter in covers.items():
+            dots = self._actors.get(actor)
+            if dots is not None:
+                place = bisect(dots.counters, counter)
+                hidden |= dots.masks[place]
+                seen |= dots.gone[place]
         hidden &= self.acked & ~seen
         if hidden and self.kind is not Kind.NEWEST:
             hidden &= ~self._may_be_deleted()
@@ -270,7 +295,7 @@ class KeyHistory:
                 )
 
     def _check_newest(self, newest_ns: int, found: list[Write]) -> None:
-        """The version with the largest time was not acknowledged before a write that was acknowledged later began.
+        """The version with the largest time was not acknowledged strictly before another such write began.
 
         Its time may be the smaller one: clocks that are far ahead are not followed, only covered. A write that was
         sent twice may take effect twice, the second time after those that came between.
@@ -278,7 +303,8 @@ class KeyHistory:
         if not newest_ns:
             return
         last = max(found, key=lambda write: write.time, default=None)
-        if last is None or (0 < last.acked_ns < newest_ns and not last.unsure):
+        older = last is not None and last.bit & self.strict and last.acked_ns < newest_ns and not last.unsure
+        if last is None or older:
             shown = "nothing" if last is None else f"w{last.index}"
             raise ViolationError("newest-wins", f"{shown}, where a later overwrite was acknowledged", self)
 

@@ -32,7 +32,9 @@ DRAIN_NS = 5 * SECOND
 JOIN_PAUSE_NS = 200 * MS
 JOIN_TRY_NS = 5 * SECOND
 JOIN_PATIENCE_NS = 30 * SECOND
-AGAIN = frozenset({"unavailable", "overloaded", "stopping"})  # refusals of a JOIN that may pass
+AGAIN = frozenset(
+    {"unavailable", "overloaded", "stopping", "change-in-progress", "alive"}
+)  # refusals of a JOIN that may pass
 
 
 @dataclass(slots=True)
@@ -62,6 +64,9 @@ class Host:
         self.slow = 1  # how many times longer a flush takes
         self.lives = 0
         self.ended: str | None = None  # why its node is gone for good
+        self.counts = True  # what its disk has is not given up
+        self.copy: tuple[bytes, Disk] | None = None  # of whose disk, a backup
+        self.on_ended: Callable[[Host], None] = lambda _host: None
         self.quiet: list[End] = []  # ends of a life that lost power: their far ends know nothing yet
         self._rng = world.random(f"host/{name}")
         directory[self.address] = self
@@ -110,8 +115,8 @@ class Host:
         )
         return Entry.from_wire({**entry.to_wire(), **changes})
 
-    def _enter(self, facts: ClusterFacts, entry: Entry, others: list[Entry]) -> None:
-        identity.save(self.disk, Identity(node=entry.id, facts=facts), [*others, entry])
+    def _enter(self, facts: ClusterFacts, entry: Entry, others: list[Entry], *, number: int = 0) -> None:
+        identity.save(self.disk, Identity(node=entry.id, facts=facts), [*others, entry], number=number)
         self.disk.sync()
         self._live(Identity(node=entry.id, facts=facts), entry)
 
@@ -122,7 +127,7 @@ class Host:
     def admitted(self, entry: Entry, answer: dict[str, Any]) -> None:
         """A seed has let us in."""
         others = [Entry.from_wire(fields) for fields in answer["entries"]]
-        self._enter(ClusterFacts.from_wire(answer), entry, others)
+        self._enter(ClusterFacts.from_wire(answer), entry, others, number=answer["round"])
 
     def first_entry(self) -> Entry:
         """Return the entry to ask to join with."""
@@ -186,6 +191,7 @@ class Process:
 
     def __init__(self, host: Host, who: Identity, own: Entry) -> None:
         self.host = host
+        self.place = host.name
         self.world = host.world
         self.network = host.network
         self.disk = host.disk
@@ -218,11 +224,6 @@ class Process:
         self.ready = True
         self.at()
         self.world.after(self._rng.randrange(TICK_NS), self._tick)
-
-    @property
-    def place(self) -> str:
-        """See `Owner`."""
-        return self.host.name
 
     def _trace(self, event: str, /, **fields: object) -> None:
         shown = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
@@ -314,7 +315,7 @@ class Process:
             self._drained()
         if self.node.ended is not None and self._stopping is None:
             self.host.ended = self.node.ended
-            self.host.stop()
+            self.host.stop(partial(self.host.on_ended, self.host))
 
     def _give_up_halves(self) -> None:
         for connection, since in list(self._half.items()):
@@ -435,6 +436,7 @@ class Joiner:
         self, host: Host, seeds: list[str], done: Callable[[str | None], None], *, replace: str | None = None
     ) -> None:
         self._host = host
+        self.place = host.name
         self._seeds = seeds
         self._done = done
         self._replace = replace
@@ -445,11 +447,6 @@ class Joiner:
         self._until = host.world.now + JOIN_PATIENCE_NS
         self._over = False
         self._ask()
-
-    @property
-    def place(self) -> str:
-        """See `Owner`."""
-        return self._host.name
 
     def accepted(self, end: End) -> None:
         """See `Owner`; nobody connects to a joiner."""
@@ -499,9 +496,8 @@ class Joiner:
             "r": None,
             "w": None,
             "hash": HASH_NAME,
+            "replace": self._replace,
         }
-        if self._replace is not None:
-            request["replace"] = self._replace
         self._host.network.send(end, frame([int(Op.HELLO), 0, hello]) + frame([int(Op.JOIN), 1, request]))
 
     def received(self, end: End, data: bytes) -> None:

@@ -6,15 +6,17 @@ Each check raises `ViolationError` with the invariant's name. docs/simulation.md
 from typing import TYPE_CHECKING
 
 from dynafast._ext.clock import Record
-from dynafast.sim.budget import covered
-from dynafast.sim.disk import record_of
-from dynafast.sim.history import KeyHistory, ViolationError, Write
+from dynafast._ext.replica import MODE_NONE, MODE_SEATED
+from dynafast.errors import CorruptRecordError
+from dynafast.sim.disk import Disk, bare, record_of
+from dynafast.sim.history import Dot, KeyHistory, ViolationError, Write
 from dynafast.storage.interface import object_key
 
 if TYPE_CHECKING:
     from dynafast.sim.run import Simulation
 
 SLOPPY = 1
+DAMAGED = b"damaged"  # stands for a record that cannot be read
 
 
 def check_receipt(sim: "Simulation", history: KeyHistory, write: Write, receipt: list[int], asked_ns: int) -> None:
@@ -29,10 +31,18 @@ def check_receipt(sim: "Simulation", history: KeyHistory, write: Write, receipt:
     if sim.lost_data_ns >= asked_ns:
         return  # what was counted may be gone again
     key = object_key(sim.position(history.key), history.key)
+    known: dict[bytes, bool] = {}  # most replicas have the same record
     present = durable = 0
     for host in sim.every_host:
-        durable += any(covered(host, key, durable=True).get(dot[0], 0) >= dot[1] for dot in write.dots)
-        present += any(covered(host, key, durable=False).get(dot[0], 0) >= dot[1] for dot in write.dots)
+        has = synced_too = False
+        for data, certain in host.disk.copies(key):
+            record = bare(data)
+            if record not in known:
+                known[record] = covers(record, write.dots)
+            has = has or known[record]  # what is being deleted counts: another has got it
+            synced_too = synced_too or (certain and known[record])
+        present += has
+        durable += synced_too
     if present < replicas or durable < synced:
         raise ViolationError(
             "receipts-true",
@@ -64,6 +74,50 @@ def check_views(sim: "Simulation") -> None:
         raise ViolationError("views-converge", f"nodes see different members or seats: {' '.join(views)}")
 
 
+def unrest_of_data(sim: "Simulation") -> str | None:
+    """Say what has not come to rest on the disks, or None: every seat has the same bytes, and nothing else is there."""
+    running = [host for host in sim.hosts if host.process is not None]
+    by_id = {host.node.own.id: host for host in running}
+    held = {host.name: _by_partition(host.disk, sim.options.partitions) for host in running}
+    for host in running:
+        if host.node.replica.hinted:
+            return f"{host.name} keeps hints for {len(host.node.replica.hinted)} nodes"
+    for partition, owners in enumerate(running[0].node.seats.owners):
+        holders = [by_id[id] for id in sorted({owner.node for owner in owners.values()})]
+        for host in running:
+            seated = host in holders
+            if host.node.replica.mode(partition) != (MODE_SEATED if seated else MODE_NONE):
+                return f"{host.name} has partition {partition} in mode {host.node.replica.mode(partition)}"
+            if not seated and held[host.name].get(partition):
+                return f"{host.name} holds records of partition {partition} that it does not own"
+            if DAMAGED in held[host.name].get(partition, {}).values():
+                return f"{host.name} has a damaged record in partition {partition}"
+        contents = [held[host.name].get(partition, {}) for host in holders]
+        roots = [host.node.replica.root(partition) for host in holders]
+        if None in roots:
+            return f"{holders[roots.index(None)].name} has no tree of partition {partition}"
+        if any(content != contents[0] for content in contents):
+            who = " ".join(host.name for host in holders)
+            if len(set(roots)) == 1:
+                raise ViolationError("merkle-tells", f"equal roots of partition {partition}, unequal records: {who}")
+            return f"replicas of partition {partition} differ: {who}"
+        if len(set(roots)) != 1:
+            raise ViolationError("merkle-tells", f"equal records of partition {partition}, unequal roots")
+    return None
+
+
+def _by_partition(disk: Disk, partitions: int) -> dict[int, dict[bytes, bytes]]:
+    """Return the encoded records on a disk: partition -> object key -> record; a damaged one as such."""
+    result: dict[int, dict[bytes, bytes]] = {}
+    for key in disk.object_keys():
+        try:
+            data = bare(disk.present(key) or b"")
+        except CorruptRecordError:
+            data = DAMAGED
+        result.setdefault(int.from_bytes(key[:8], "big") * partitions >> 64, {})[key] = data
+    return result
+
+
 def merged_record(sim: "Simulation", history: KeyHistory) -> Record | None:
     """Return what all running nodes together have of a key."""
     key = object_key(sim.position(history.key), history.key)
@@ -80,3 +134,9 @@ def check_histories(sim: "Simulation") -> None:
     """Nothing acknowledged is lost, and nothing that was replaced is back."""
     for history in sim.histories:
         history.check_final(merged_record(sim, history))
+
+
+def covers(record: bytes, dots: list[Dot]) -> bool:
+    """Whether an encoded record has seen one of these dots."""
+    context = {actor: counter for actor, counter, _ in Record.decode(record).context}
+    return any(context.get(actor, 0) >= counter for actor, counter in dots)

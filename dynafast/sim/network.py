@@ -17,9 +17,7 @@ DIAL_TIMEOUT_NS = 2 * SECOND
 class Owner(Protocol):
     """A process, or a client: gets what arrives at its ends."""
 
-    @property
-    def place(self) -> str:
-        """Where it runs: a machine's name; what partitions tell apart."""
+    place: str  # where it runs: a machine's name; what partitions tell apart
 
     def accepted(self, end: "End") -> None:
         """Somebody has connected."""
@@ -39,7 +37,19 @@ class End:
         troubled_ns: when something last kept this direction from flowing.
     """
 
-    __slots__ = ("clogged", "due_ns", "extra_ns", "far", "held", "number", "open", "owner", "tag", "troubled_ns")
+    __slots__ = (
+        "clogged",
+        "due_ns",
+        "extra_ns",
+        "far",
+        "held",
+        "number",
+        "open",
+        "owner",
+        "received",
+        "tag",
+        "troubled_ns",
+    )
 
     def __init__(self, number: int, owner: Owner) -> None:
         self.number = number
@@ -47,6 +57,7 @@ class End:
         self.far: End = self
         self.open = True
         self.due_ns = 0
+        self.received = 0  # bytes
         self.extra_ns = 0  # delay of this direction on top of the usual
         self.clogged = False
         self.held: list[bytes | None] = []  # what waits while nothing flows; None: the end of the stream
@@ -71,7 +82,6 @@ class Network:
         self.lag_ns: dict[str, int] = {}  # place -> delay of all that it sends and receives (a slow machine)
         self.ends: dict[int, End] = {}  # of wires that are not cut
         self._count = 0
-        self.bytes_sent: dict[str, int] = {}
 
     # ---- wires
 
@@ -99,11 +109,9 @@ class Network:
         """Send bytes towards the other end."""
         if not end.open or end.number not in self.ends:
             return
-        world = self._world
-        place, far_place = end.owner.place, end.far.owner.place
-        if end.held or end.clogged or (place, far_place) in self._blocked:
+        if end.held or end.clogged or (self._blocked and self._is_blocked(end.owner.place, end.far.owner.place)):
             end.held.append(data)
-            end.troubled_ns = world.now
+            end.troubled_ns = self._world.now
             return
         if self._pieces and len(data) > 1 and self._rng.random() < self._pieces:
             cut = self._rng.randrange(1, len(data))
@@ -198,15 +206,12 @@ class Network:
 
     def _delay(self, place: str, far: str) -> int:
         delay = self._latency_ns + int(self._rng.random() * self._jitter_ns)
-        if self.lag_ns:
-            delay += self.lag_ns.get(place, 0) + self.lag_ns.get(far, 0)
-        return delay
+        return delay + self.lag_ns.get(place, 0) + self.lag_ns.get(far, 0)
 
     def _carry(self, end: End, data: bytes | None) -> None:
-        owner = end.owner
-        if data is not None:
-            self.bytes_sent[owner.place] = self.bytes_sent.get(owner.place, 0) + len(data)
-        due = self._world.now + self._delay(owner.place, end.far.owner.place) + end.extra_ns
+        due = self._world.now + self._latency_ns + int(self._rng.random() * self._jitter_ns) + end.extra_ns
+        if self.lag_ns:
+            due += self.lag_ns.get(end.owner.place, 0) + self.lag_ns.get(end.far.owner.place, 0)
         if due <= end.due_ns:
             due = end.due_ns + 1
         end.due_ns = due
@@ -220,7 +225,9 @@ class Network:
             self.ends.pop(end.far.number, None)
             self._end(end)
             return
-        self._world.trace(f"recv {end.number} {len(data)} {crc32(data):08x}")
+        size = len(data)
+        end.received += size
+        self._world.trace(f"recv {end.number} {size} {crc32(data):08x}")
         end.owner.received(end, data)
 
     def _end(self, end: End) -> None:

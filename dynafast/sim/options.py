@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from dynafast.errors import ConfigError
+from dynafast.sim import faults as _faults
+from dynafast.sim import operators as _operators
 from dynafast.sim.clients import Habits
-from dynafast.sim.faults import FAULTS, GROUPS
+from dynafast.sim.registry import FAULTS, GROUPS
 from dynafast.sim.world import World
+
+SOURCES = (_faults, _operators)  # importing them registers what they have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,7 @@ class Options:
     fault_ms: int  # mean time between faults
     most_down: int
     most_faults: int  # at one time
+    most_changes: int  # of the members, at one time
     weights: dict[str, int] = field(default_factory=dict)  # of the faults that are on
 
     def lines(self) -> list[str]:
@@ -106,5 +111,6 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         fault_ms=rng.choice([100, 300, 1000]),
         most_down=rng.choice([1, 1, 2, nodes]),
         most_faults=rng.choice([1, 3, 3, 6, 12]),
+        most_changes=rng.choice([1, 1, 2, 3]),
         weights=on,
     )

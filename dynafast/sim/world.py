@@ -35,6 +35,7 @@ class World:
         self.events = 0
         self._heap: list[tuple[int, int, Action, tuple[object, ...]]] = []
         self._pushed = 0
+        self._halted = False
         self._lines: list[str] = []
         self._hash = hashlib.sha256()
         self._file = file
@@ -53,17 +54,21 @@ class World:
         self._pushed += 1
         heappush(self._heap, (self.now + delay_ns, self._pushed, action, arguments))
 
-    def run(self, until_ns: int, done: Callable[[], bool] | None = None) -> bool:
-        """Run actions up to that time, or until *done*, which is asked after each; return whether it was."""
+    def run(self, until_ns: int) -> None:
+        """Run actions up to that time, or until `halt`."""
         heap = self._heap
+        self._halted = False
         while heap and heap[0][0] <= until_ns:
             self.now, _, action, arguments = heappop(heap)
             self.events += 1
             action(*arguments)
-            if done is not None and done():
-                return True
+            if self._halted:
+                return
         self.now = max(self.now, until_ns)
-        return False
+
+    def halt(self) -> None:
+        """Let `run` return after this action."""
+        self._halted = True
 
     def trace(self, line: str) -> None:
         """Add a line to the trace."""

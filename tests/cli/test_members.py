@@ -128,6 +128,7 @@ def test_status_shows_hints_transfers_and_what_differs(node: StatusNode, run: Co
             "hints": [{"target": "n2", "count": 3, "bytes": 300, "reason": "not reachable"}],
             "transfers": [{"partition": 5, "from": "n2", "progress": 40, "waiting": None}],
             "differ": [1, 5],
+            "tombstones": {"waiting": 2, "reason": "n2 cannot be reached"},
         }
     ]
     assert run("status").out.decode().splitlines()[4:] == [
@@ -139,6 +140,8 @@ def test_status_shows_hints_transfers_and_what_differs(node: StatusNode, run: Co
         "                   5  n2          40  -",
         "",
         "partitions whose replicas differ: 1 5",
+        "",
+        "deleted keys and long contexts to be dropped: 2 (n2 cannot be reached)",
     ]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from dynafast import Client
 from dynafast.errors import DynafastError, RefusedError, TooLargeError, UnavailableError
-from dynafast.testing import Cluster, ClusterError, Node
+from dynafast.testing import Cluster, Node
 from tests.cluster.load import eventually, kept
 
 DEADLINE_S = 20.0
@@ -123,12 +123,15 @@ def test_a_taken_name_is_refused(tmp_path: Path) -> None:
         assert len(again.stderr.splitlines()) == 1
 
 
-def test_a_join_is_refused_once_there_are_records(tmp_path: Path) -> None:
+def test_a_node_joins_a_cluster_with_records(tmp_path: Path) -> None:
     with Cluster(2, folder=tmp_path) as cluster:
         with cluster.client() as client:
-            client.put(b"k", b"v")
-        with pytest.raises(ClusterError, match="admits nodes only to an empty cluster"):
-            cluster.add_node()
+            for number in range(500):
+                client.put(b"k%d" % number, b"v%d" % number)
+        cluster.add_node()
+        cluster.wait_until_clean()
+        with cluster.client() as client:
+            assert all(client.get(b"k%d" % number, r=2).value == b"v%d" % number for number in range(500))
 
 
 def test_a_node_keeps_its_data_and_its_name_over_a_restart_without_join(tmp_path: Path) -> None:

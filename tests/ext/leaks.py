@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 OPERATIONS = 1_000_000
-WARM_UP = 20_000
+WARM_UP = 60_000
 GROWTH_MAX_BYTES = 3 * 1024 * 1024  # the smallest leak, 16 bytes in a quarter of the operations, is more
 GROWTH_MAX_BLOCKS = 500  # caches of the interpreter itself
 

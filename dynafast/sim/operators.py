@@ -1,0 +1,222 @@
+"""What administrators do, in the middle of everything: by requests to any node, as our command line does."""
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from dynafast._ext.codec import FrameReader, frame
+from dynafast.protocol import Op
+from dynafast.sim.faults import a_host, a_while
+from dynafast.sim.network import End
+from dynafast.sim.registry import fault
+from dynafast.sim.world import SECOND
+
+if TYPE_CHECKING:
+    from dynafast.sim.host import Host
+    from dynafast.sim.run import Simulation
+
+ANSWER_NS = 10 * SECOND
+AGAIN_NS = SECOND
+MORE_NODES = 3  # than at the start
+FINAL = frozenset({"too-few-hosts", "would-lose", "unknown-node", "leaving"})  # refusals that stay
+_HELLO = frame([int(Op.HELLO), 0, {"version": 1, "role": "client"}])
+
+Done = Callable[[list[Any] | None], None]
+
+
+class Errand:
+    """One request to one node; ``done(answer or None)`` is called once."""
+
+    def __init__(self, sim: "Simulation", at: "Host", op: Op, fields: list[Any], done: Done) -> None:
+        self.place = "operator"
+        self._sim = sim
+        self._done: Done | None = done
+        self._reader = FrameReader()
+        self._message = frame([int(op), 1, *fields])
+        sim.network.connect(self, at.name, at.listening, self._connected)
+        sim.world.after(ANSWER_NS, self._end, None)
+
+    def _end(self, answer: list[Any] | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(answer)
+
+    def _connected(self, end: End | None) -> None:
+        if end is None:
+            self._end(None)
+        else:
+            self._sim.network.send(end, _HELLO + self._message)
+
+    def accepted(self, end: End) -> None:
+        """See `Owner`; nobody connects to an operator."""
+
+    def received(self, end: End, data: bytes) -> None:
+        """See `Owner`."""
+        for message in self._reader.feed(data):
+            if message[0] != Op.HELLO:
+                self._sim.network.close(end)
+                self._end(message)
+                return
+
+    def ended(self, end: End) -> None:  # noqa: ARG002 - the protocol has it
+        """See `Owner`."""
+        self._end(None)
+
+
+def told(answer: list[Any] | None) -> str:
+    """Return how an errand ended: ``ok``, the code of a refusal, or ``silent``."""
+    if answer is None:
+        return "silent"
+    return "ok" if answer[0] == Op.OK else str(answer[2])
+
+
+@fault("operators")
+def join(sim: "Simulation", rng: Random) -> str | None:
+    """Let a new node enter."""
+    if len(sim.hosts) >= sim.options.nodes + MORE_NODES or len(sim.changing) >= sim.options.most_changes:
+        return None
+    host = sim.make_host(rng.choice([1, 1, 1, 2]))
+    sim.begin_change(host)
+    enter(sim, host, None, change=host)
+    return host.name
+
+
+@fault("operators")
+def leave(sim: "Simulation", rng: Random) -> str | None:
+    """Let a node leave."""
+    host, at = a_host(sim, rng), a_host(sim, rng)
+    if host is None or at is None or not sim.begin_change(host):
+        return None
+
+    def done(answer: list[Any] | None) -> None:
+        sim.world.trace(f"leave {host.name} {told(answer)}")
+        sim.end_change(host)
+
+    Errand(sim, at, Op.LEAVE, [host.name], done)
+    return f"{host.name} at {at.name}"
+
+
+@fault("operators")
+def weight(sim: "Simulation", rng: Random) -> str | None:
+    """Give a node another weight."""
+    host, at = a_host(sim, rng), a_host(sim, rng)
+    if host is None or at is None or not sim.begin_change(host):
+        return None
+    value = rng.randint(1, 3)
+    Errand(sim, at, Op.WEIGHT, [host.name, value], lambda _answer: sim.end_change(host))
+    return f"{host.name} {value} at {at.name}"
+
+
+@fault("operators")
+def remove(sim: "Simulation", rng: Random) -> str | None:
+    """Let a machine die for good, and remove its node; perhaps it turns up again."""
+    host = a_host(sim, rng)
+    if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
+        return None
+    host.kill()
+    host.counts = False
+    back_ns = a_while(rng) if rng.random() < 0.5 else None
+
+    def ask() -> None:
+        others = [other for other in sim.hosts if other.process is not None]
+        if others:
+            Errand(sim, rng.choice(others), Op.REMOVE, [host.name, False], done)
+        else:
+            sim.world.after(AGAIN_NS, ask)
+
+    def done(answer: list[Any] | None) -> None:
+        outcome = told(answer)
+        sim.world.trace(f"remove {host.name} {outcome}")
+        if outcome == "ok":
+            sim.forget(host)
+            sim.end_change(host)
+            if back_ns is not None:
+                sim.world.after(back_ns, host.start)
+        elif outcome in FINAL:
+            host.counts = True
+            sim.restart(host)
+            sim.end_change(host)
+        else:
+            sim.world.after(AGAIN_NS, ask)
+
+    ask()
+    return host.name
+
+
+@fault("operators")
+def replace(sim: "Simulation", rng: Random) -> str | None:
+    """Let a machine die for good, and another take its place."""
+    host = a_host(sim, rng)
+    if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
+        return None
+    host.kill()
+    host.counts = False
+    sim.forget(host)
+    heir = sim.make_host(1)
+    enter(sim, heir, host.name, change=host)
+    return f"{host.name} by {heir.name}"
+
+
+@fault("nodes")
+def wipe(sim: "Simulation", rng: Random) -> str | None:
+    """Let a machine lose its disk; it comes back as a new node that replaces the old one."""
+    host = a_host(sim, rng)
+    if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
+        return None
+    host.kill()
+    start_over(sim, host)
+    return host.name
+
+
+@fault("nodes")
+def backup(sim: "Simulation", rng: Random) -> str | None:
+    """Keep a copy of a disk, or put one back: the node that starts from it must find that out."""
+    host = a_host(sim, rng)
+    if host is None or host.process is None:
+        return None
+    kept = host.copy
+    if kept is None or kept[0] != host.process.id or rng.random() < 0.3:
+        host.copy = host.process.id, host.disk.copy()
+        return f"of {host.name}"
+    if not sim.budget.allows_death(host) or not sim.begin_change(host):
+        return None
+    host.kill()
+    sim.lost_data_ns = sim.world.now
+    if kept[1].boot == host.disk.boot:
+        sim.tail_lost(everywhere=True)  # nobody can tell this from a restart
+        sim.end_change(host)
+    else:
+        host.counts = False  # it is found out, and must start over
+    host.disk, host.copy = kept[1], None
+    host.start()
+    return f"put back on {host.name}"
+
+
+def start_over(sim: "Simulation", host: "Host") -> None:
+    """Let a machine enter anew with an empty disk, in the place of its old node."""
+    sim.lost_data_ns = sim.world.now
+    host.counts = False
+    host.wipe()
+    enter(sim, host, host.name, change=host)
+
+
+def enter(sim: "Simulation", host: "Host", replaced: str | None, *, change: "Host") -> None:
+    """Let a machine join until it is let in, which ends a change."""
+
+    def done(code: str | None) -> None:
+        sim.world.trace(f"join {host.name} {code or 'ok'}")
+        if code is None:
+            host.counts = True
+            sim.welcome(host)
+            sim.end_change(change)
+        else:
+            sim.world.after(AGAIN_NS, again)
+
+    def again() -> None:
+        seeds = [other.address for other in sim.hosts if other.process is not None and other is not host]
+        if seeds:
+            host.join(seeds, done, replace=replaced)
+        else:
+            sim.world.after(AGAIN_NS, again)
+
+    again()
