@@ -219,7 +219,10 @@ def test_a_removal_that_would_lose_partitions_lists_them_and_needs_consent() -> 
     assert refused[2] in ("would-lose", "too-few-hosts")
     accepted = ask(cluster, 0, Op.REMOVE, "n1", True)
     assert accepted[2] == {"lost": left}
-    cluster.run_until(lambda: all(own.seats.seats_of(own.own.id, p) for p in range(16)))
+    cluster.run_until(lambda: len(own.own_seats()) == 48)  # what no other target can take it takes too
+    client = cluster.client(0)
+    assert client.ask(Op.PUT, b"after", b"v", None, b"1" * 16, {})[0] == Op.WRITTEN
+    assert client.ask(Op.GET, b"after", {})[2][0][4] == b"v"
 
 
 def test_the_majority_must_agree_to_a_removal() -> None:

@@ -11,6 +11,8 @@ from dynafast.storage.interface import object_key
 from tests.core.harness import Cluster, Member
 from tests.core.test_requests import (
     CODE,
+    CONTEXT,
+    PUT_CONTEXT,
     PUT_RECEIPT,
     RECEIPT,
     W1,
@@ -140,6 +142,22 @@ def test_a_frame_read_before_a_round_is_refused_and_sent_again_read_anew() -> No
     assert answer[PUT_RECEIPT][:2] == [3, 3]
     assert first.node.replica.round == 5
     assert cluster.now_ns - before < 1_000_000_000
+
+
+def test_a_put_overtaken_while_it_is_sent_again_tells_no_context_of_what_it_did_not_show() -> None:
+    """Found by `dynafast sim --seed 220`: the record is read anew, and its only version is another client's by then."""
+    cluster = Cluster(3)
+    first, second, third = holders(cluster, b"k")
+    third.node.replica.raise_round(5)
+    client, other = pipe(first), pipe(second)
+    client.send([Op.PUT, 9, b"k", b"a", None, W1, {"w": 3}])
+    cluster.run_until(lambda: stored(second, b"k") is not None)
+    context = other.ask(Op.GET, b"k", {"r": 1})[CONTEXT]
+    assert other.ask(Op.PUT, b"k", b"b", context, W2, {"w": 2})[0] == Op.WRITTEN
+    cluster.run_until(lambda: len(client.received) > 0)
+    answer = client.answers()[0]
+    assert answer[0] == Op.WRITTEN
+    assert answer[PUT_CONTEXT] is None
 
 
 def test_an_overwrite_that_goes_round_again_counts_no_vote_twice() -> None:
