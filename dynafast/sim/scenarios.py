@@ -191,8 +191,8 @@ def wiped_node_returns(stage: Stage) -> None:
     stage.wait(1)
     stage.sim.begin_change(host)
     start_over(stage.sim, host)
+    stage.settle()
     stage.fill(20, prefix=b"meanwhile")
-    stage.rest()
 
 
 @story
