@@ -207,9 +207,14 @@ class Taking(Machine):
     def _give_up(self, task: Task) -> None:
         """This partition is not for us any more: a seat of it that we claim is free for others."""
         del self._tasks[task.partition]
+        self._release(task)
+
+    def _release(self, task: Task) -> None:
+        """Take back a claim: others may have the seat."""
         if task.claimed is None:
             return
         node, (partition, seat, _) = self.node, task.claimed
+        task.claimed = None
         for id in sorted({*node.seats.holders(partition), *node.targets(partition)} - {node.own.id}):
             if node.peers[id].link is not None:
                 node.call(node.peers[id], Op.CLAIM, [[[partition, seat, 0]]], ANSWER_MS, lambda _result, _error: None)
@@ -257,6 +262,8 @@ class Taking(Machine):
         """Compare roots, many partitions at a time: where they are equal nothing needs to be pulled."""
         by_source: dict[bytes, list[Task]] = {}
         for task in tasks:
+            if not all(map(self._is_member, task.rest)):
+                self._restart(task)  # one of those to compare with has gone, and with it what it served
             if task.gift is not None:
                 task.source = task.rest[0]
             else:
@@ -363,6 +370,8 @@ class Taking(Machine):
         for task in tasks:
             lost = self._lost_seat(task.partition)
             giver = node.seats.giver(task.partition, node.own.id, node.targets(task.partition))
+            if task.claimed is not None and task.claimed != lost:
+                self._release(task)
             if lost is not None:
                 if not self._talks.full:
                     self._talk(self._talks, [task], self._claim(task, lost))
