@@ -206,6 +206,7 @@ class Node:
         }
         connection = Connection(self.coordinator, self, hello=hello)
         connection.peer = self.peers[node]
+        self.detector.dialled(connection)
         return connection
 
     def stop(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dynafast._ext.replica import MODE_GIVEN, MODE_NONE, MODE_PULLED
 from dynafast.core import identity
-from dynafast.core.claiming import WaitError, claim
+from dynafast.core.claiming import CONSENT_NS, WaitError, claim
 from dynafast.core.comparing import NotReadyError, Passed, catch_up, pull
 from dynafast.core.errands import ANSWER_MS, Ask, Errand, Errands
 from dynafast.core.identity import ClusterFacts
@@ -67,6 +67,7 @@ class Task:
         self.source: bytes | None = None
         self.gift: Seat | None = None  # the seat that is ours after the last comparison
         self.giver: bytes | None = None  # who gave it; None: it is claimed
+        self.consent_ns = 0  # when the consents to a claim were asked for last
         self.claimed: Seat | None = None  # the seat that others were asked to let us have
         self.rest: list[bytes] = []  # those to compare with before it is taken
         self.passed = Passed()
@@ -107,6 +108,8 @@ class Taking(Machine):
                 self._restart(task)  # what it has not compared with its giver is lost: a seat to be claimed
             elif task.gift is not None and self._is_taken(task.gift):
                 self._restart(task)
+            elif not all(map(self._is_member, task.rest)):
+                self._restart(task)  # one to compare with has been removed: its seats are lost too
 
     def tick(self, now_ns: int) -> None:
         """Move every partition on by a step, if it can."""
@@ -207,14 +210,12 @@ class Taking(Machine):
     def _give_up(self, task: Task) -> None:
         """This partition is not for us any more: a seat of it that we claim is free for others."""
         del self._tasks[task.partition]
-        self._release(task)
+        if task.claimed is not None:
+            self._release(task.claimed)
 
-    def _release(self, task: Task) -> None:
-        """Take back a claim: others may have the seat."""
-        if task.claimed is None:
-            return
-        node, (partition, seat, _) = self.node, task.claimed
-        task.claimed = None
+    def _release(self, claimed: Seat) -> None:
+        """Take a claim back."""
+        node, (partition, seat, _) = self.node, claimed
         for id in sorted({*node.seats.holders(partition), *node.targets(partition)} - {node.own.id}):
             if node.peers[id].link is not None:
                 node.call(node.peers[id], Op.CLAIM, [[[partition, seat, 0]]], ANSWER_MS, lambda _result, _error: None)
@@ -263,7 +264,7 @@ class Taking(Machine):
         by_source: dict[bytes, list[Task]] = {}
         for task in tasks:
             if not all(map(self._is_member, task.rest)):
-                self._restart(task)  # one of those to compare with has gone, and with it what it served
+                self._restart(task)  # one that kept records without a seat has gone: no news of this partition
             if task.gift is not None:
                 task.source = task.rest[0]
             else:
@@ -369,9 +370,10 @@ class Taking(Machine):
         by_giver: dict[bytes, list[Task]] = {}
         for task in tasks:
             lost = self._lost_seat(task.partition)
+            if task.claimed not in (None, lost):
+                self._release(task.claimed)  # others have come or gone since: that seat is for them to claim
+                task.claimed = None
             giver = node.seats.giver(task.partition, node.own.id, node.targets(task.partition))
-            if task.claimed is not None and task.claimed != lost:
-                self._release(task)
             if lost is not None:
                 if not self._talks.full:
                     self._talk(self._talks, [task], self._claim(task, lost))
@@ -411,6 +413,7 @@ class Taking(Machine):
                 self._talk(self._talks, [task], self._consent(task, task.gift))
 
     def _consent(self, task: Task, seat: Seat) -> Errand:
+        task.consent_ns = self.node.now_ns
         yield from claim(self.node, seat)
         self._go_on(task, Stage.DONE)
 
@@ -433,6 +436,9 @@ class Taking(Machine):
             gift = task.gift
             if gift is None or self._is_taken(gift):
                 self._restart(task)
+                continue
+            if task.giver is None and node.now_ns - task.consent_ns > CONSENT_NS:
+                self._go_on(task, Stage.CONFIRM)
                 continue
             seats[gift.partition, gift.seat] = gift
             modes[gift.partition] = (MODE_GIVEN, b"")  # what it is if the seat is ever lost
