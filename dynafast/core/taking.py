@@ -263,6 +263,8 @@ class Taking(Machine):
         """Compare roots, many partitions at a time: where they are equal nothing needs to be pulled."""
         by_source: dict[bytes, list[Task]] = {}
         for task in tasks:
+            if not all(map(self._is_member, task.rest)):
+                self._restart(task)  # one that kept records without a seat has gone: no news of this partition
             if task.gift is not None:
                 task.source = task.rest[0]
             else:
