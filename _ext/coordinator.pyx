@@ -203,6 +203,7 @@ cdef class Quorum(Pending):
         cdef int[SLOTS_MAX] hosts
         cdef Slot *slot
         cdef int i
+        cdef uint8_t every = 0
         for i in range(self.count):
             slot = &self.slots[i]
             hosts[i] = slot.host
@@ -213,6 +214,10 @@ cdef class Quorum(Pending):
                 masks[i] = slot.expected
             elif self.counted(i) and (slot.synced or not synced):
                 masks[i] = slot.stated if slot.target < 0 else slot.expected
+            every |= masks[i]
+        self.united = 0
+        for i in range(SEATS_MAX):
+            self.united += every >> i & 1
         if self.home.planted and "count-nodes" in self.home.plants:
             return self.count_nodes(masks, hosts, asked)
         return count_seats(masks, hosts, self.count)
@@ -233,15 +238,26 @@ cdef class Quorum(Pending):
                 return True
         return False
 
+    cdef bint enough(self, bint primaries, bint asked) noexcept:
+        """Whether the answers, or with *asked* those that may still come too, make the quorum; or its *primaries*.
+
+        Fewer hosts than asked for are enough if no more serve the partition, but as many seats must be stated as were
+        asked for: else a write by an old view and a read by a new one need not meet.
+        """
+        cdef int least = self.primaries if primaries else self.need
+        if least == 0:
+            return True
+        if self.seats(primaries, asked, False) < least:
+            return False
+        if self.home.planted and "count-nodes" in self.home.plants:
+            return True
+        return self.united >= (self.wanted_primaries if primaries else self.wanted)
+
     cdef bint met(self) noexcept:
-        return self.seats(False, False, False) >= self.need and (
-            self.primaries == 0 or self.seats(True, False, False) >= self.primaries
-        )
+        return self.enough(False, False) and self.enough(True, False)
 
     cdef bint hopeless(self) noexcept:
-        return self.seats(False, True, False) < self.need or (
-            self.primaries > 0 and self.seats(True, True, False) < self.primaries
-        )
+        return not (self.enough(False, True) and self.enough(True, True))
 
     cdef int weigh(self) except -1:
         """Answer as soon as the outcome is certain; end when nobody can add to it."""
@@ -389,10 +405,9 @@ cdef class Get(Quorum):
 
     cdef bint met(self) noexcept:
         # One seat at least: a node that stands in may know nothing of a key that all seats have.
-        cdef int primaries = self.seats(True, False, False)
-        if self.seats(False, False, False) < self.need or primaries < self.primaries:
+        if not Quorum.met(self):
             return False
-        if primaries:
+        if self.seats(True, False, False):
             return True
         return self.found.entry_count > 0 and self.seats(True, True, False) == 0
 
@@ -575,7 +590,7 @@ cdef class Put(Quorum):
         )
 
     cdef int most(self, int asked) noexcept:
-        return asked if asked < self.home.view.most else self.home.view.most
+        return asked if asked < self.hosts else self.hosts
 
     cdef int vote(self, bint synced) except -1:
         """Our own record counts."""
@@ -751,8 +766,8 @@ cdef class Put(Quorum):
         self.finish()
         try:
             home.start(
-                self, self.client, self.client_id, self.key, xxh3_64_intdigest(self.key), self.need,
-                self.primaries, self.strict,
+                self, self.client, self.client_id, self.key, xxh3_64_intdigest(self.key), self.wanted,
+                self.wanted_primaries, self.strict,
             )
             home.check_reachable(self)
             home.write(self, seen, True)
@@ -1427,7 +1442,7 @@ cdef class Coordinator(Handler):
         cdef Py_ssize_t partition = view.locate(position)
         cdef const uint8_t *masks = view.row(partition)
         cdef tuple holders = view.holders[partition]
-        cdef int i
+        cdef int i, j
         if need > view.replicas or primaries > view.replicas:
             raise _too_many(max(need, primaries), view.replicas)
         request.home = self
@@ -1438,8 +1453,17 @@ cdef class Coordinator(Handler):
         request.key = key
         request.object_key = _object_key(position, key)
         request.partition = partition
-        request.need = need if need < view.most else view.most
-        request.primaries = primaries if primaries < view.most else view.most
+        request.hosts = 0
+        for i in range(len(holders)):
+            for j in range(i):
+                if (<Peer>holders[j]).host == (<Peer>holders[i]).host:
+                    break
+            else:
+                request.hosts += 1
+        request.wanted = need
+        request.need = need if need < request.hosts else request.hosts
+        request.wanted_primaries = primaries
+        request.primaries = primaries if primaries < request.hosts else request.hosts
         request.peers = []
         request.count = 0
         if request.started_ns == 0:

@@ -55,8 +55,12 @@ cdef class Quorum(Pending):
     cdef bytes key
     cdef bytes object_key
     cdef Py_ssize_t partition
-    cdef int need
-    cdef int primaries              # of `need`: how many must be seats
+    cdef int wanted                 # distinct seats, as asked for
+    cdef int need                   # distinct seats on distinct hosts: `wanted`, or as many hosts as there are
+    cdef int wanted_primaries       # of `wanted`: how many must not be stood in for
+    cdef int primaries              # of `need`, likewise
+    cdef int hosts                  # that serve the partition, as our view has it
+    cdef int united                 # distinct seats on whatever hosts, as `seats` counted last
     cdef int64_t started_ns
     cdef list peers                 # of the slots
     cdef Slot[SLOTS_MAX] slots
@@ -66,6 +70,7 @@ cdef class Quorum(Pending):
     cdef int stand_in(self, int place) except -2
     cdef int count_nodes(self, const uint8_t *masks, const int *hosts, bint asked) noexcept
     cdef int seats(self, bint primaries, bint asked, bint synced) noexcept
+    cdef bint enough(self, bint primaries, bint asked) noexcept
     cdef bint counted(self, int place) noexcept
     cdef bint waits(self) noexcept
     cdef bint met(self) noexcept

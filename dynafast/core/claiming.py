@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from dynafast.core.node import Node
 
 CLAIMS_MAX = 256  # in one message
-STALE_NS = 20_000_000_000  # a consent that was not asked for again for so long, by who is no target any more, lapses
+STALE_NS = 20_000_000_000  # a consent that was not asked for again for so long lapses
+CONSENT_NS = STALE_NS // 2  # and a seat is taken only sooner than that after the consents were asked for
 LOOK_NS = 1_000_000_000
 
 
@@ -70,8 +71,7 @@ class Claiming(Machine):
         entry = self.node.membership.entries.get(claimant)
         if (owner is not None and owner.k >= k) or entry is None or not entry.member:
             return True
-        asked_ns = self._asked_ns.setdefault(place, self.node.now_ns)
-        return claimant not in self.node.targets(partition) and self.node.now_ns - asked_ns > STALE_NS
+        return self.node.now_ns - self._asked_ns.setdefault(place, self.node.now_ns) > STALE_NS
 
     def _forget(self, places: "Collection[tuple[int, int]]") -> None:
         if places:

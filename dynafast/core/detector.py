@@ -29,6 +29,7 @@ PATIENCE_MIN_NS = 600_000_000
 PATIENCE_MAX_NS = 3_000_000_000
 STALL_NS = 1_000_000_000  # a flush that takes longer makes its node unfit for writes
 HOPELESS_NS = 5_000_000_000  # a connection that is silent for so long is made anew
+HELLO_NS = 3_000_000_000  # and one on which no hello is answered for so long
 PAUSE_NS = 300_000_000  # if no tick came for so long, it was us who were away
 ANSWER_MS = 10_000  # above `HOPELESS_NS`
 
@@ -72,12 +73,17 @@ class Detector(Machine):
         self.sequences: dict[bytes, int] = {}  # node id -> number of changes in its store, as it told last
         self._watches: dict[bytes, Watch] = {}
         self._round: deque[Watch] = deque()  # by the time of the next look
+        self._dialled: dict[Connection, int] = {}  # connections without an answered hello yet -> since when
         self._ticked_ns = 0
         self._stalled_since_ns = 0  # when an unfinished flush was first seen; 0: none
 
     def ops(self) -> dict[Op, tuple[int, Answering]]:
         """See `Machine`."""
         return {Op.PING: (0, self._ping)}
+
+    def dialled(self, connection: "Connection") -> None:
+        """A connection to a peer was opened: its hello should be answered soon."""
+        self._dialled[connection] = self.node.now_ns
 
     def linked(self, peer: "Peer") -> None:
         """A peer has answered our hello: it is alive, and asked at once."""
@@ -94,6 +100,8 @@ class Detector(Machine):
             for watch in self._watches.values():
                 watch.sent_ns += pause  # while we were away, nobody could answer us
         self._ticked_ns = now_ns
+        if self._dialled:
+            self._hang_up(now_ns)
         if not self._round or self._round[0].look_ns > now_ns:
             return
         look_ns = max(LOOK_NS, LOOK_EACH_NS * len(self._round))
@@ -107,6 +115,15 @@ class Detector(Machine):
             self._judge(watch, now_ns)
             if not watch.waits and now_ns - watch.sent_ns >= ping_ns:
                 self._send(watch, now_ns)
+
+    def _hang_up(self, now_ns: int) -> None:
+        """Close what nobody answers: a new connection may get through where an old one is stuck."""
+        for connection, since_ns in list(self._dialled.items()):
+            if connection.lost or connection.closing or connection.peer.link is connection:
+                del self._dialled[connection]
+            elif now_ns - since_ns > HELLO_NS:
+                del self._dialled[connection]
+                connection.close()
 
     def _forget(self, peer: "Peer") -> None:
         earlier = self._watches.pop(peer.id, None)

@@ -4,17 +4,22 @@ A damaged record is no answer, never "not found": it may have been the second co
 put right only once *every* other seat of its partition has said what it has: the merge of that is what any quorum of
 theirs would answer. A copy that cannot be read there either says nothing and does not stand in the way, as long as one
 that is intact is left. With none at all the record stays damaged until a peer offers one, which is then taken as it is.
+
+Where not even the keys of a range can be told, the seats of that partition are given up, and it is pulled anew.
 """
 
 from typing import TYPE_CHECKING
 
 from dynafast._ext.clock import Record
+from dynafast._ext.replica import MODE_NONE
+from dynafast.core import identity
 from dynafast.core.errands import Ask, Errand, Errands
 from dynafast.core.machine import Machine
+from dynafast.core.membership import NODE_ID_SIZE
 from dynafast.core.repairs import records_of, roots_of
 from dynafast.errors import DynafastError
 from dynafast.protocol import Op
-from dynafast.storage.interface import Family
+from dynafast.storage.interface import Batch, Family
 
 if TYPE_CHECKING:
     from dynafast.core.node import Node
@@ -24,6 +29,7 @@ RETRY_NS = 1_000_000_000
 ERRANDS_MAX = 4
 RECORD_GUESS = 1_000  # bytes
 LOST_MAX = 100_000
+NOBODY = bytes(NODE_ID_SIZE)  # no member: what is given to it may be claimed back
 
 
 class Healing(Machine):
@@ -41,7 +47,7 @@ class Healing(Machine):
         """Go on with what is damaged; costs nothing while nothing is."""
         replica = self.node.replica
         self._errands.tick()
-        if not replica.damaged or now_ns < self._next_ns:
+        if not (replica.damaged or replica.broken) or now_ns < self._next_ns:
             return
         self._next_ns = now_ns + LOOK_NS
         if not self._queue and now_ns >= self._retry_ns:
@@ -49,6 +55,8 @@ class Healing(Machine):
             self._retry_ns = now_ns + RETRY_NS
         while self._queue and not self._errands.full:
             self._heal(self._queue.pop())
+        for partition in sorted(replica.broken):
+            self._give_up(partition)
 
     def figures(self) -> dict[str, object]:
         """What `status` shows."""
@@ -99,6 +107,8 @@ class Healing(Machine):
                 continue
             intact += 1
             found = found.merge(record)
+        for lost in self.node.seats.lost.get(partition, {}):
+            unseen &= ~(1 << lost)  # of a removed node: what it had cannot be had any more
         if unseen:
             raise DynafastError(f"no answer for {unseen.bit_count()} of {self.node.facts.replicas} seats")
         if object_key not in replica.damaged:
@@ -113,8 +123,34 @@ class Healing(Machine):
             replica.forget(object_key)
         self.node.trace("record.healed", key=object_key[8:72], copies=intact, damaged_too=damaged_too)
 
+    def _give_up(self, partition: int) -> None:
+        """Give the seats of a partition to nobody: they are claimed back once all is pulled from the other seats.
+
+        Only while all others can be asked: with them away, what can still be read here is better than nothing.
+        """
+        node = self.node
+        seats = node.seats.seats_of(node.own.id, partition)
+        holders = node.coordinator.view.seats(partition)
+        served = set().union(*(_bits(mask) for _, mask in holders))
+        if not seats or len(holders) < 2 or len(served) < node.facts.replicas:
+            return
+        if not all(peer.usable for peer, _ in holders):
+            return
+        given = {p: dict(gifts) for p, gifts in node.given.items()}
+        batch = Batch()
+        for seat in seats:
+            given.setdefault(partition, {})[seat.seat] = (NOBODY, seat.k + 1)
+            identity.put_given(batch, partition, seat.seat, NOBODY, seat.k + 1)
+        kept = [seat for seat in node.own_seats() if seat.partition != partition]
+        node.change_own(batch, seats=kept, given=given, modes={partition: (MODE_NONE, b"")})
+        node.trace("seats.given-up", partition=partition, count=len(seats))
+
     def _is_hinted(self, object_key: bytes) -> bool:
         return any(
             self.node.store.read(Family.HINTS, target + object_key) is not None
             for target in sorted(self.node.replica.hinted)
         )
+
+
+def _bits(mask: int) -> set[int]:
+    return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}

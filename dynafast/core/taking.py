@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from dynafast._ext.replica import MODE_GIVEN, MODE_NONE, MODE_PULLED
 from dynafast.core import identity
-from dynafast.core.claiming import WaitError, claim
+from dynafast.core.claiming import CONSENT_NS, WaitError, claim
 from dynafast.core.comparing import NotReadyError, Passed, catch_up, pull
 from dynafast.core.errands import ANSWER_MS, Ask, Errand, Errands
 from dynafast.core.identity import ClusterFacts
 from dynafast.core.machine import Machine
 from dynafast.core.seats import Seat
-from dynafast.errors import DynafastError, PeerProtocolError, StoreError
+from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError, StoreError
 from dynafast.protocol import Op, Status, is_uint
 from dynafast.storage.interface import Batch
 
@@ -67,6 +67,7 @@ class Task:
         self.source: bytes | None = None
         self.gift: Seat | None = None  # the seat that is ours after the last comparison
         self.giver: bytes | None = None  # who gave it; None: it is claimed
+        self.consent_ns = 0  # when the consents to a claim were asked for last
         self.claimed: Seat | None = None  # the seat that others were asked to let us have
         self.rest: list[bytes] = []  # those to compare with before it is taken
         self.passed = Passed()
@@ -107,6 +108,8 @@ class Taking(Machine):
                 self._restart(task)  # what it has not compared with its giver is lost: a seat to be claimed
             elif task.gift is not None and self._is_taken(task.gift):
                 self._restart(task)
+            elif not all(map(self._is_member, task.rest)):
+                self._restart(task)  # one to compare with has been removed: its seats are lost too
 
     def tick(self, now_ns: int) -> None:
         """Move every partition on by a step, if it can."""
@@ -169,7 +172,7 @@ class Taking(Machine):
         if task is not None and task.gift is not None and task.giver is not None:
             return True  # a seat that was given is taken, whoever is a target by now
         if node.seats.seats_of(node.own.id, partition):
-            return False
+            return partition in node.seats.lost and self._lost_seat(partition) is not None
         return node.own.id in node.targets(partition) or self._given_back(partition) is not None
 
     def _given_back(self, partition: int) -> Seat | None:
@@ -180,17 +183,21 @@ class Taking(Machine):
         return None
 
     def _lost_seat(self, partition: int) -> Seat | None:
-        """Return the seat of a removed node that is ours to claim: each target without a seat has its own."""
+        """Return the seat of a removed node that is ours to claim: each target without a seat has its own.
+
+        What is left when there are fewer targets than seats is shared out too: else those seats would be nobody's.
+        """
         node = self.node
         back = self._given_back(partition)
         if back is not None:
             return back
         lost = sorted(node.seats.lost.get(partition, {}).items())
-        without = [id for id in node.targets(partition) if not node.seats.seats_of(id, partition)]
-        if node.own.id not in without or without.index(node.own.id) >= len(lost):
-            return None
-        seat, k = lost[without.index(node.own.id)]
-        return Seat(partition, seat, k + 1)
+        targets = node.targets(partition)
+        heirs = [id for id in targets if not node.seats.seats_of(id, partition)]
+        if len(targets) < node.facts.replicas:
+            heirs += targets * len(lost)
+        shares = zip(lost, heirs, strict=False)
+        return next((Seat(partition, seat, k + 1) for (seat, k), id in shares if id == node.own.id), None)
 
     def _is_member(self, id: bytes) -> bool:
         entry = self.node.membership.entries.get(id)
@@ -203,9 +210,12 @@ class Taking(Machine):
     def _give_up(self, task: Task) -> None:
         """This partition is not for us any more: a seat of it that we claim is free for others."""
         del self._tasks[task.partition]
-        if task.claimed is None:
-            return
-        node, (partition, seat, _) = self.node, task.claimed
+        if task.claimed is not None:
+            self._release(task.claimed)
+
+    def _release(self, claimed: Seat) -> None:
+        """Take a claim back."""
+        node, (partition, seat, _) = self.node, claimed
         for id in sorted({*node.seats.holders(partition), *node.targets(partition)} - {node.own.id}):
             if node.peers[id].link is not None:
                 node.call(node.peers[id], Op.CLAIM, [[[partition, seat, 0]]], ANSWER_MS, lambda _result, _error: None)
@@ -240,7 +250,11 @@ class Taking(Machine):
             mode = node.replica.mode(partition)
             if mode == MODE_NONE:
                 batch = Batch()
-                node.replica.put_clearance(batch, partition)
+                try:
+                    node.replica.put_clearance(batch, partition)
+                except CorruptRecordError:  # kept for another node: it is mended first
+                    self._wait(task, "a record is damaged")
+                    continue
                 node.change_modes(batch, {partition: (MODE_PULLED, b"")})
                 node.replica.cleared(partition)
             elif mode == MODE_PULLED:
@@ -253,11 +267,14 @@ class Taking(Machine):
         """Compare roots, many partitions at a time: where they are equal nothing needs to be pulled."""
         by_source: dict[bytes, list[Task]] = {}
         for task in tasks:
+            if not all(map(self._is_member, task.rest)):
+                self._restart(task)  # one that kept records without a seat has gone: no news of this partition
             if task.gift is not None:
                 task.source = task.rest[0]
             else:
                 task.source = self._source(task)
-            if task.source is None and not self.node.seats.owners[task.partition] and self._lost_seat(task.partition):
+            alone = not set(self.node.seats.holders(task.partition)) - {self.node.own.id}
+            if task.source is None and alone and self._lost_seat(task.partition) is not None:
                 self._go_on(task, Stage.ASK)  # nobody serves it any more, and the loss was accepted
             elif task.source is None:
                 self._wait(task, "nobody who serves the partition can be reached")
@@ -357,6 +374,9 @@ class Taking(Machine):
         by_giver: dict[bytes, list[Task]] = {}
         for task in tasks:
             lost = self._lost_seat(task.partition)
+            if task.claimed not in (None, lost):
+                self._release(task.claimed)  # others have come or gone since: that seat is for them to claim
+                task.claimed = None
             giver = node.seats.giver(task.partition, node.own.id, node.targets(task.partition))
             if lost is not None:
                 if not self._talks.full:
@@ -397,6 +417,7 @@ class Taking(Machine):
                 self._talk(self._talks, [task], self._consent(task, task.gift))
 
     def _consent(self, task: Task, seat: Seat) -> Errand:
+        task.consent_ns = self.node.now_ns
         yield from claim(self.node, seat)
         self._go_on(task, Stage.DONE)
 
@@ -419,6 +440,9 @@ class Taking(Machine):
             gift = task.gift
             if gift is None or self._is_taken(gift):
                 self._restart(task)
+                continue
+            if task.giver is None and node.now_ns - task.consent_ns > CONSENT_NS:
+                self._go_on(task, Stage.CONFIRM)
                 continue
             seats[gift.partition, gift.seat] = gift
             modes[gift.partition] = (MODE_GIVEN, b"")  # what it is if the seat is ever lost

@@ -80,6 +80,20 @@ def test_a_connection_that_is_silent_for_long_is_made_anew() -> None:
     assert suspects(near) == set()
 
 
+def test_a_connection_on_which_no_hello_is_answered_is_given_up_and_made_anew() -> None:
+    """The first one is stuck for good, as after a partition: it is not waited for."""
+    cluster = Cluster(2)
+    near, far = cluster.members
+    cluster.kill(far)
+    cluster.hold(near, far)
+    cluster.restart(far)
+    run_ms(cluster, 500)
+    assert near.node.peers[far.node.own.id].link is None
+    stuck = cluster.held.pop((near.name, far.name))
+    assert stuck, "a hello is under way, and never arrives"
+    cluster.run_until(lambda: near.node.peers[far.node.own.id].link is not None, limit_ms=4_000)
+
+
 def test_heartbeats_grow_rarer_with_the_number_of_peers() -> None:
     """Their number per second is bounded, whatever the size of the cluster."""
     counts = []

@@ -1,9 +1,12 @@
 """Damaged records: no answer until compared with every other seat, then healed from what is intact."""
 
+from typing import Any
+
 import pytest
 
 from dynafast.errors import CorruptRecordError
 from dynafast.protocol import Op
+from dynafast.storage.interface import Batch, Family, Until, partition_range
 from tests.core.harness import Cluster, Member
 from tests.core.stories import damage, held, holders, keys_of, okey, put, record, run_ms
 
@@ -99,3 +102,58 @@ def test_a_damaged_hint_is_healed_once_its_target_is_back_and_then_delivered() -
     cluster.run_until(lambda: not keeper.node.replica.hinted, limit_ms=15_000)
     assert held(where[0], b"key") == record(1).digest()
     assert not keeper.node.replica.damaged
+
+
+def broken_range(cluster: Cluster, member: Member, number: int) -> None:
+    """A damaged file: of a partition of *member* not even the keys can be told, until the range is deleted."""
+    start, _ = partition_range(number, cluster.facts.partitions)
+    scan, write = member.store.scan, member.store.write
+    state = {"damaged": True}
+
+    def scanning(family: Family, first: bytes, end: bytes | None, *, limit: int) -> Any:
+        if state["damaged"] and family is Family.OBJECTS and first[:2] == start[:2] and first >= start:
+            raise CorruptRecordError("a file is damaged")
+        return scan(family, first, end, limit=limit)
+
+    def writing(batch: Batch) -> int:
+        if any(
+            family is Family.OBJECTS and isinstance(value, Until) and key == start for family, key, value in batch.ops
+        ):
+            state["damaged"] = False
+        return write(batch)
+
+    member.store.scan = scanning  # type: ignore[method-assign]
+    member.store.write = writing  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_partition_of_which_a_range_cannot_be_read_is_given_up_pulled_and_served_again(count: int) -> None:
+    cluster = Cluster(count)
+    key = b"key"
+    where = holders(cluster, key)
+    for member in where:
+        member.node.replica.merge(okey(key), record(1))
+    damaged, number = where[0], partition(cluster, key)
+    broken_range(cluster, damaged, number)
+    with pytest.raises(CorruptRecordError):
+        damaged.node.replica.scan(number, b"", 10)
+    before = damaged.node.seats.seats_of(damaged.node.own.id, number)
+    cluster.run_until(lambda: not damaged.node.coordinator.view.own[number], limit_ms=2_000)
+    cluster.run_until(lambda: bool(damaged.node.coordinator.view.own[number]), limit_ms=10_000)
+    assert held(damaged, key) == record(1).digest()
+    assert not damaged.node.replica.broken
+    after = damaged.node.seats.seats_of(damaged.node.own.id, number)
+    assert [seat.seat for seat in after] == [seat.seat for seat in before]
+    assert all(late.k > early.k for late, early in zip(after, before, strict=True))
+
+
+def test_a_broken_range_is_kept_while_another_seat_cannot_be_asked() -> None:
+    cluster = Cluster(3)
+    damaged, away, _ = holders(cluster, b"key")
+    number = partition(cluster, b"key")
+    broken_range(cluster, damaged, number)
+    cluster.kill(away)
+    with pytest.raises(CorruptRecordError):
+        damaged.node.replica.scan(number, b"", 10)
+    run_ms(cluster, 5_000)
+    assert damaged.node.coordinator.view.own[number]
