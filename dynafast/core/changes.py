@@ -185,7 +185,11 @@ class Changes(Machine):
                 done(error)
                 return
             known = self.node.membership.entries.get(entry.id, entry)
-            self.node.mark_removed(known, lambda: done(None))
+            try:
+                self.node.mark_removed(known, lambda: done(None))
+            except StoreError as refused:
+                self._release(entry.id)
+                done(RefusedError(str(refused), code="store-error"))
 
         def silent(*, answers: bool) -> None:
             if answers:
@@ -245,6 +249,9 @@ class Changes(Machine):
             self._grant(node.own.id, kind, entry.id)
         except RequestError as error:
             done(error)
+            return
+        except StoreError as error:
+            done(RefusedError(str(error), code="store-error"))
             return
         members = [member.id for member in node.membership.members() if member.id not in (entry.id, node.own.id)]
         asked = [node.peers[id] for id in members if node.peers[id].link is not None]

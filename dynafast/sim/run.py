@@ -18,7 +18,7 @@ from dynafast.sim.clients import Client
 from dynafast.sim.history import KeyHistory, Kind, ViolationError, Write
 from dynafast.sim.host import Host, Plan, Process
 from dynafast.sim.network import End, Network
-from dynafast.sim.operators import Errand, start_over
+from dynafast.sim.operators import Errand, start_over, tidy
 from dynafast.sim.options import Options, draw
 from dynafast.sim.registry import FAULTS
 from dynafast.sim.world import MS, SECOND, US, World
@@ -172,7 +172,7 @@ class Simulation:
 
     def restart(self, host: Host) -> None:
         """Start a process that is down, if its machine still belongs to the cluster."""
-        if host not in self.hosts or not host.counts or host.process is not None:
+        if host not in self.hosts or host.doomed or host.process is not None:
             return
         if host.disk.full:  # it could not even note that it starts
             self.world.after(SECOND, self.restart, host)
@@ -316,6 +316,7 @@ class Simulation:
             self._heal(next(iter(self._wounds)))
         for host in self.hosts:
             self.restart(host)
+        tidy(self)
 
     def read_damaged(self) -> None:
         """Read the records that were damaged and perhaps never read since: nobody can know of them before."""
