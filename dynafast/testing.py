@@ -277,8 +277,8 @@ class Cluster:
 
     @property
     def addresses(self) -> list[str]:
-        """The addresses of all nodes, running or not."""
-        return [node.address for node in self.nodes]
+        """The addresses of all nodes that have been ready, running or not."""
+        return [node.address for node in self.nodes if node.address]
 
     def client(self, *, timeout: float = 5.0, resolver: Resolver | None = None) -> Client:
         """Return a blocking client that knows all nodes; close it after use."""

@@ -1,4 +1,4 @@
-"""``dynafast demo``: a cluster of real processes stores real files, loses a node, and gives them back."""
+"""``dynafast demo``: a cluster of real processes stores real files and gives them back, while nodes come and go."""
 
 from pathlib import Path
 
@@ -25,10 +25,11 @@ FAILED = 1
 @click.option("--keep", is_flag=True, help="Keep the data folders, and say where they are.")
 @click.pass_context
 def demo(ctx: click.Context, *, folder: Path | None, nodes: int, keep: bool) -> None:
-    """Store files, kill a node half-way, read all back and compare.
+    """Store files and read them back, while a node joins, one is killed and comes back, and one leaves; compare.
 
     The files are all those under DIR, or the standard library of the running Python. Everything runs on this
-    machine, in processes and a temporary folder that are gone afterwards. The last line says how it went.
+    machine, in processes and a temporary folder that are gone afterwards. It ends when all replicas agree. The last
+    line says how it went.
     """
     root = standard_library() if folder is None else folder
     try:

@@ -1,6 +1,6 @@
-"""The run behind ``dynafast demo``: store, kill a node half-way, read back, compare, restart, report.
+"""The run behind ``dynafast demo``: store, read back and compare, while nodes join, die, come back and leave.
 
-What it needs of the world is passed in: a client, a way to kill a node, a way to read a file, someone to
+What it needs of the world is passed in: a client, what to do to the cluster, a way to read a file, someone to
 tell. It counts what it sees and never retries, so a request that the client gives up is a failure.
 """
 
@@ -20,6 +20,7 @@ from dynafast.errors import DynafastError
 
 IN_FLIGHT = 32  # low: the cluster idles; high: more memory (a file each), and longer queues in the latencies
 IN_FLIGHT_AT_KILL = 16
+POLL_S = 0.01
 
 T = TypeVar("T")
 
@@ -32,6 +33,22 @@ class Client(Protocol):
 
     async def get(self, key: bytes) -> GetResult:
         """Return what is stored under *key*. Raises `DynafastError`."""
+
+
+class Changes(Protocol):
+    """What happens to the cluster under load, in this order; each returns at once, and the cluster does it behind."""
+
+    def grow(self) -> None:
+        """Let one more node join; a quarter of the files are stored."""
+
+    def kill(self, in_flight: int) -> None:
+        """Kill a node; half of the files are stored, and so many requests are under way."""
+
+    def restart(self) -> None:
+        """Start that node again; everything is stored."""
+
+    async def shrink(self) -> None:
+        """Let another node leave; a quarter of the files are read."""
 
 
 class Teller(Protocol):
@@ -54,6 +71,7 @@ class Stage:
     name: str
     latencies: list[float] = field(default_factory=list)
     size: int = 0  # bytes of values, stored or read
+    done: int = 0  # requests, answered or not
     elapsed_s: float = 0.0
 
     def quantile(self, share: float) -> float:
@@ -89,33 +107,46 @@ class Run:
     """Stores and reads back *corpus* with `IN_FLIGHT` requests at a time.
 
     Args:
-        kill: kills the node, at once; called when half of the files are stored and `IN_FLIGHT_AT_KILL`
-            requests, or all that are left, are under way.
-        read_file: returns the bytes of a file; called once to store it and once to compare.
+        changes: what happens to the cluster meanwhile. The kill comes when half of the files are stored and
+            `IN_FLIGHT_AT_KILL` requests, or all that are left, are under way.
+        read_file: returns the bytes of a file; called once to store it and once for each comparison.
     """
 
     def __init__(
         self,
         corpus: Corpus,
         *,
-        kill: Callable[[], None],
+        changes: Changes,
         read_file: Callable[[Path], bytes],
         teller: Teller,
     ) -> None:
         self.outcome = Outcome()
         self.stages: list[Stage] = []
-        self.in_flight_at_kill: int | None = None
         self._corpus = corpus
-        self._kill, self._read_file, self._teller = kill, read_file, teller
+        self._changes, self._read_file, self._teller = changes, read_file, teller
         self._in_flight = 0
         self._stored: list[Item] = []
+        self._wrong: set[Item] = set()
+        self._grown = self._killed = False
 
     async def run(self, client: Client) -> None:
-        """Do both stages; what went wrong is in `outcome`."""
+        """Store everything and read it back under changes; what went wrong is in `outcome`."""
         await self._each("put", self._corpus.items, partial(self._store, client))
-        await self._each("get", self._stored.copy(), partial(self._compare, client))
+        self._changes.restart()
+        await self._each("get", self._stored, partial(self._compare, client), at_quarter=self._changes.shrink)
 
-    async def _each(self, name: str, items: Sequence[Item], action: Callable[[Item, Stage], Awaitable[None]]) -> None:
+    async def read_again(self, client: Client) -> None:
+        """Read everything back once more."""
+        await self._each("get again", self._stored, partial(self._compare, client))
+
+    async def _each(
+        self,
+        name: str,
+        items: Sequence[Item],
+        action: Callable[[Item, Stage], Awaitable[None]],
+        *,
+        at_quarter: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         stage = Stage(name)
         self.stages.append(stage)
         self._teller.start(name, len(items))
@@ -124,6 +155,10 @@ class Run:
         async with trio.open_nursery() as nursery:
             for _ in range(IN_FLIGHT):
                 nursery.start_soon(self._work, queue, action, stage)
+            if at_quarter is not None:
+                while 4 * stage.done < len(items):
+                    await trio.sleep(POLL_S)
+                await at_quarter()
         stage.elapsed_s = time.perf_counter() - started
 
     async def _work(
@@ -133,7 +168,8 @@ class Run:
             try:
                 await action(item, stage)
             except (DynafastError, OSError) as error:
-                self.outcome.failed.append(f"{stage.name} {_shown(item)}: {error}")
+                self._note(self.outcome.failed, item, f"{stage.name} {_shown(item)}: {error}")
+            stage.done += 1
             self._teller.advance()
 
     async def _store(self, client: Client, item: Item, stage: Stage) -> None:
@@ -142,14 +178,14 @@ class Run:
         self._stored.append(item)
         self.outcome.files += 1
         self.outcome.size += len(data)
-        left = len(self._corpus.items) - len(self._stored) - len(self.outcome.failed)
-        if (
-            self.in_flight_at_kill is None
-            and 2 * len(self._stored) >= len(self._corpus.items)
-            and self._in_flight >= min(IN_FLIGHT_AT_KILL, left)
-        ):
-            self.in_flight_at_kill = self._in_flight
-            self._kill()
+        count = len(self._corpus.items)
+        if not self._grown and 4 * len(self._stored) >= count:
+            self._grown = True
+            self._changes.grow()
+        left = count - len(self._stored) - len(self.outcome.failed)
+        if not self._killed and 2 * len(self._stored) >= count and self._in_flight >= min(IN_FLIGHT_AT_KILL, left):
+            self._killed = True
+            self._changes.kill(self._in_flight)
 
     async def _compare(self, client: Client, item: Item, stage: Stage) -> None:
         found = await self._timed(client.get(item.key), stage, 0)
@@ -157,9 +193,17 @@ class Run:
         data = self._read_file(item.path)
         if found.values != [data]:
             sizes = [len(value) for value in found.values]
-            self.outcome.mismatches.append(
-                f"{_shown(item)}: {len(data)} bytes were stored, the cluster has {sizes or 'nothing'}"
+            self._note(
+                self.outcome.mismatches,
+                item,
+                f"{_shown(item)}: {len(data)} bytes were stored, the cluster has {sizes or 'nothing'}",
             )
+
+    def _note(self, sentences: list[str], item: Item, sentence: str) -> None:
+        """Note what went wrong first with a file."""
+        if item not in self._wrong:
+            self._wrong.add(item)
+            sentences.append(sentence)
 
     async def _timed(self, request: Awaitable[T], stage: Stage, size: int) -> T:
         self._in_flight += 1

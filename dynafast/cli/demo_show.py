@@ -96,7 +96,7 @@ def describe(corpus: Corpus) -> str:
 
 
 def show_report(
-    outcome: Outcome, stages: Sequence[Stage], members: Sequence[Mapping[str, Any]], *, killed: str
+    outcome: Outcome, stages: Sequence[Stage], members: Sequence[Mapping[str, Any]], remarks: Mapping[str, str]
 ) -> None:
     """Print what went wrong, one line each, then the table of the stages and the table of the nodes."""
     for kind, sentences in (("failed", outcome.failed), ("mismatch", outcome.mismatches)):
@@ -122,7 +122,7 @@ def show_report(
         [
             (
                 *(member[name] for name in ("name", "partitions", "keys", "bytes")),
-                "killed" * (member["name"] == killed),
+                remarks.get(member["name"], ""),
             )
             for member in members
         ],

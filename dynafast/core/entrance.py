@@ -84,7 +84,8 @@ class Entrance(Machine):
 
     def _check_name(self, name: str, asker: bytes) -> None:
         holder, until = self._promised.get(name, (asker, 0))
-        if self._member(name, asker) is not None or (holder != asker and until > self.node.now_ns):
+        kept = holder != asker and until > self.node.now_ns and holder not in self.node.membership.entries
+        if kept or self._member(name, asker) is not None:
             raise RefusedError(
                 f"the cluster has a node named {name!r}: give this one another --name, or --replace {name}"
                 " if that one is gone for good",

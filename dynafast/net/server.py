@@ -156,6 +156,7 @@ class _Server:
                 await self._over.wait()
                 await self._drain()
                 nursery.cancel_scope.cancel()
+        self._node.close()  # only now: a task that was cancelled may have had a turn left, and written
         return self._node.ended
 
     async def _await_signal(self, signals: AsyncIterator[int]) -> None:
@@ -288,4 +289,3 @@ class _Server:
             while self._node.busy:
                 await trio.sleep(TICK_S)
         log.info("stop.drained", left=self._node.busy)
-        self._node.close()

@@ -44,6 +44,31 @@ class DictClient:
         return GetResult(versions=versions, context=b"c", receipt=RECEIPT)
 
 
+class Watched:
+    """Notes what is to happen to the cluster, and how far the run was."""
+
+    def __init__(self, client: DictClient) -> None:
+        self._client = client
+        self.seen: list[tuple[str, int, int]] = []  # what, keys there, requests in flight
+        self.told: list[int] = []
+
+    def _note(self, what: str) -> None:
+        self.seen.append((what, len(self._client.values), self._client.in_flight))
+
+    def grow(self) -> None:
+        self._note("grow")
+
+    def kill(self, in_flight: int) -> None:
+        self._note("kill")
+        self.told.append(in_flight)
+
+    def restart(self) -> None:
+        self._note("restart")
+
+    async def shrink(self) -> None:
+        self._note("shrink")
+
+
 class Listener:
     """Counts what it is told."""
 
@@ -72,11 +97,16 @@ def _run(
     corpus: Corpus,
     client: DictClient,
     *,
-    kill: Callable[[], None] = lambda: None,
+    changes: Watched | None = None,
     read_file: Callable[[Path], bytes] = Path.read_bytes,
 ) -> Run:
-    run = Run(corpus, kill=kill, read_file=read_file, teller=Listener())
-    trio.run(run.run, client)
+    run = Run(corpus, changes=changes or Watched(client), read_file=read_file, teller=Listener())
+
+    async def main() -> None:
+        await run.run(client)
+        await run.read_again(client)
+
+    trio.run(main)
     return run
 
 
@@ -91,29 +121,34 @@ def test_run_without_faults_stores_and_finds_every_file(corpus: Corpus) -> None:
     assert [(stage.name, len(stage.latencies), stage.size) for stage in run.stages] == [
         ("put", 100, corpus.size),
         ("get", 100, corpus.size),
+        ("get again", 100, corpus.size),
     ]
     assert client.in_flight_max == IN_FLIGHT
 
 
-def test_run_kills_once_half_way_with_requests_in_flight(corpus: Corpus) -> None:
+def test_run_changes_the_cluster_under_load(corpus: Corpus) -> None:
+    """In order, once each; the kill with requests in flight."""
     client = DictClient()
-    seen: list[tuple[int, int]] = []
-    run = _run(corpus, client, kill=lambda: seen.append((len(client.values), client.in_flight)))
-    assert len(seen) == 1
-    stored, in_flight = seen[0]
-    assert 50 <= stored <= 50 + IN_FLIGHT
-    assert in_flight >= IN_FLIGHT_AT_KILL
-    assert run.in_flight_at_kill is not None
-    assert run.in_flight_at_kill >= IN_FLIGHT_AT_KILL
+    changes = Watched(client)
+    _run(corpus, client, changes=changes)
+    (grow, kill, restart, shrink) = changes.seen
+    assert [what for what, _, _ in changes.seen] == ["grow", "kill", "restart", "shrink"]
+    assert 25 <= grow[1] <= 25 + IN_FLIGHT
+    assert 50 <= kill[1] <= 50 + IN_FLIGHT
+    assert kill[2] >= IN_FLIGHT_AT_KILL
+    assert changes.told[0] >= IN_FLIGHT_AT_KILL
+    assert restart[1:] == (100, 0)
+    assert shrink[1] == 100
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 33])
-def test_run_kills_once_however_few_the_files(tmp_path: Path, count: int) -> None:
+def test_run_does_each_change_once_however_few_the_files(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / str(number)).write_bytes(b"x")
-    killed: list[None] = []
-    assert _run(collect(tmp_path), DictClient(), kill=lambda: killed.append(None)).outcome.ok
-    assert len(killed) == 1
+    client = DictClient()
+    changes = Watched(client)
+    assert _run(collect(tmp_path), client, changes=changes).outcome.ok
+    assert [what for what, _, _ in changes.seen] == ["grow", "kill", "restart", "shrink"]
 
 
 @pytest.mark.parametrize(("verb", "files"), [("put", 99), ("get", 100)])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynafast import Client
-from dynafast.testing import Cluster
+from dynafast.testing import Cluster, ClusterError
 from tests.cluster.load import Load, eventually, hints_for
 
 DISK_BYTES = 160 * 1024 * 1024  # RocksDB wants 64 MiB free before it goes on
@@ -45,6 +46,50 @@ def test_rolling_restart_of_all_five_without_a_failed_request(tmp_path: Path) ->
         cluster.wait_until_clean()
         load.assert_nothing_lost()
         assert load.failures == []
+
+
+def test_wiped_node_is_refused_under_its_name_and_may_take_its_own_place(tmp_path: Path) -> None:
+    with Cluster(4, folder=tmp_path) as cluster:
+        victim = cluster.nodes[2]
+        with Load(cluster) as load:
+            load.more(100)
+            victim.kill()
+            victim.wipe()
+            load.more(50)
+            with pytest.raises(ClusterError, match=r"(?s)n3 ended with status 4.*name-taken"):
+                victim.start()
+            cluster.add_node(replace="n3")
+            load.more(50)
+        cluster.wait_until_clean()
+        load.assert_nothing_lost()
+        assert load.failures == []
+        with cluster.client() as client:
+            members = client.status()["members"]
+        assert [(row["name"], row["status"]) for row in members if row["status"] != "removed"] == [
+            (f"n{number}", "up") for number in range(1, 5)
+        ]
+        assert [row["name"] for row in members if row["status"] == "removed"] == ["n3"]
+
+
+def test_folder_restored_from_an_old_copy_serves_nothing(tmp_path: Path) -> None:
+    """It would give dots out twice, and answer without what it has acknowledged since. The node says so and ends."""
+    with Cluster(4, folder=tmp_path) as cluster, cluster.client() as client:
+        node = cluster.nodes[2]
+        node.stop()
+        shutil.copytree(node.folder / "data", tmp_path / "copy")
+        for _ in range(2):  # so that its starts since are more than that of the copy
+            node.start()
+            node.stop()
+        node.start()
+        for number in range(50):
+            client.put(b"%d" % number, b"v")
+        node.stop()
+        node.wipe()
+        shutil.copytree(tmp_path / "copy", node.folder / "data")
+        node.launch()
+        assert node.wait(30) == 4
+        assert "dynafast: stale-generation: the cluster has seen a newer start of this node" in node.log
+        assert all(client.get(b"%d" % number).value == b"v" for number in range(50))
 
 
 @contextlib.contextmanager

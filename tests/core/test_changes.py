@@ -321,6 +321,18 @@ def test_a_wiped_node_replaces_its_old_self(count: int) -> None:
     check_nothing_left_over(cluster)
 
 
+def test_a_node_that_dies_soon_after_its_join_can_be_replaced_at_once() -> None:
+    """Its name is kept for it for a while after it was admitted; but it has been heard of since."""
+    cluster, _ = filled(3)
+    seed = cluster.members[0]
+    assert knock(seed, name="n9", node=b"newnode2")[0] == Op.OK
+    assert knock(seed, name="n9")[2] == "name-taken"
+    late = cluster.add("n9", id=b"newnode2")
+    cluster.settle()
+    kill(cluster, late)
+    assert knock(seed, name="n9", replace="n9")[0] == Op.OK
+
+
 def test_a_node_that_answers_is_not_replaced() -> None:
     assert knock(Cluster(3).members[0], name="n2", replace="n2")[2] == "alive"
 
