@@ -488,7 +488,6 @@ cdef class Replica:
         """Add to *batch* the deletion of a partition's records, those that are kept for others spared.
 
         Returns the number of records spared. They are read and the batch is written in one turn: nothing comes between.
-        A record for others that cannot be read raises CorruptRecordError: it may be the only copy, and is mended first.
         """
         start, end = partition_range(partition, self.partitions)
         try:
@@ -501,7 +500,13 @@ cdef class Replica:
         for id in sorted(self.hinted):
             for page in walk(self.disk, _HINTS, id + start, id + end, limit=CHUNK):
                 kept.update([key[len(id):] for key, _ in page])
-        spared = [(key, self.disk.get(key)) for key in sorted(kept)]
+        spared = []
+        for key in sorted(kept):
+            try:
+                spared.append((key, self.disk.get(key)))
+            except CorruptRecordError:      # perhaps the only copy: it stays as it is, to be mended
+                batch.delete_range(_OBJECTS, start, key)
+                start = key + b"\0"
         batch.delete_range(_OBJECTS, start, end)
         for key, value in spared:
             if value is not None:

@@ -1,8 +1,10 @@
 """The seed's side of a join: who may enter, and what it is told. With ``replace``, a dead member is removed first."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dynafast.core.changes import Changes
+from dynafast.core.gossip import Gossip
 from dynafast.core.machine import Machine, Ops
 from dynafast.core.membership import Entry, is_node_id
 from dynafast.errors import PeerProtocolError, RefusedError, RequestError
@@ -38,13 +40,18 @@ class Entrance(Machine):
         if replaced is not None and not is_label(replaced):
             raise PeerProtocolError("a JOIN must name the node that it replaces, or null")
         self._check_facts(request)
-        dead = None if replaced is None else self._member(replaced, asker)
-        if dead is None:
+        if replaced is None:
             self._check_name(name, asker)
             self._admit(connection, id, name, asker)
-            return
-        if replaced != name:
-            self._check_name(name, asker)
+        elif self._member(replaced, asker) is not None:
+            self._replace(connection, id, name, asker, replaced)
+        else:  # removed already, or a node that others have heard of, and this one has not
+            again = partial(self._replace, connection, id, name, asker, replaced)
+            self.node.machine(Gossip).ask_everybody(again)
+
+    def _replace(self, connection: "Connection", id: int, name: str, asker: bytes, replaced: str) -> None:
+
+        dead = self._member(replaced, asker)
 
         def removed(error: RequestError | None) -> None:
             try:
@@ -56,7 +63,10 @@ class Entrance(Machine):
             else:
                 self._admit(connection, id, name, asker)
 
-        self.node.machine(Changes).remove(dead, removed, accept_loss=False, replaced=True)
+        if dead is None:
+            removed(None)
+        else:
+            self.node.machine(Changes).remove(dead, removed, accept_loss=False, replaced=True)
 
     def _admit(self, connection: "Connection", id: int, name: str, asker: bytes) -> None:
         self._promised[name] = (asker, self.node.now_ns + RESERVE_NS)

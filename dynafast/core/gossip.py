@@ -4,6 +4,7 @@ Source: Dynamo (SOSP 2007), section 4.8: once a second with a random peer; diges
 After news the next rounds come quickly, so that a change reaches a small cluster in a fraction of a second.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dynafast.core.machine import Answering, Machine
@@ -65,8 +66,30 @@ class Gossip(Machine):
         send, want = self.node.membership.compare(message.get("digests"))
         return {"entries": [entry.to_wire() for entry in send], "want": want}
 
-    def _exchange(self, peer: "Peer") -> None:
+    def ask_everybody(self, done: Callable[[], None]) -> None:
+        """Exchange entries with all peers that can be reached; ``done()`` when each has answered, or will not."""
+        peers = self.node.linked_peers()
+        left = len(peers)
+
+        def one() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                done()
+
+        for peer in peers:
+            self._exchange(peer, one)
+        if not peers:
+            done()
+
+    def _exchange(self, peer: "Peer", then: Callable[[], None] = lambda: None) -> None:
         def done(result: Any, error: DynafastError | None) -> None:
+            try:
+                take(result, error)
+            finally:
+                then()
+
+        def take(result: Any, error: DynafastError | None) -> None:
             if error is not None or not isinstance(result, dict):
                 return  # the next round asks again
             self._take(result.get("entries", []))

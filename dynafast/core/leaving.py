@@ -21,6 +21,7 @@ LOOK_NS = 100_000_000
 KEYS_MAX = 64
 BYTES_MAX = 256 * 1024
 TELL_MS = 2_000
+DRAIN_NS = 5_000_000_000  # requests of clients that are under way are over by then, or in doubt
 QUIET_NS = 500_000_000  # nothing new has come to be kept for others for so long
 
 
@@ -53,7 +54,8 @@ class Leaving(Machine):
             return
         node.coordinator.draining = True  # takes nothing more, for others neither
         self._empty_ns = now_ns if self._empty_ns is None else self._empty_ns
-        if now_ns - self._empty_ns >= QUIET_NS and not node.coordinator.busy:
+        quiet_ns = now_ns - self._empty_ns
+        if quiet_ns >= QUIET_NS and (not node.coordinator.busy or quiet_ns >= DRAIN_NS):
             node.change_own(Batch(), status=Status.LEFT)
 
     def _failed(self, error: DynafastError | None) -> None:

@@ -284,7 +284,12 @@ class Node:
         peer: Peer = connection.peer
         if fields.get("node") != peer.id or fields.get("cluster") != self.facts.cluster:
             raise RefusedError("the node at this address is another one", code="wrong-node")
-        self._check_age(self.membership.entries[peer.id], fields)
+        known = self.membership.entries[peer.id]
+        try:
+            self._check_age(known, fields)
+        except RefusedError:  # it may know of nobody who is still there, so it must hear it from us
+            connection.request(Op.GOSSIP, 1, [{"entries": [known.to_wire()]}])
+            raise
         if peer.link is not None and peer.link is not connection:
             peer.link.close()
         peer.link = connection
