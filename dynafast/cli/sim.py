@@ -20,6 +20,7 @@ from dynafast.sim.canaries import CANARIES, hunt, planted
 from dynafast.sim.options import named_faults
 from dynafast.sim.report import as_json, failure, last_line, replay
 from dynafast.sim.run import Result, simulate
+from dynafast.sim.scenarios import SCENARIOS, play
 
 FAILED = 1
 SEED_MAX = 2**32
@@ -36,6 +37,7 @@ SEED_MAX = 2**32
 @click.option("--minutes", type=click.FloatRange(0), help="Run fresh seeds for so long.")
 @click.option("--failures", type=click.Path(path_type=Path, dir_okay=False), help="Add failing seeds to this file.")
 @click.option("--canaries", "canaries", is_flag=True, help="Break each safeguard in turn: is it noticed?")
+@click.option("--scenario", type=click.Choice([*SCENARIOS, "all"]), help="Tell one story, or all of them.")
 @json_option
 @click.pass_context
 def sim(
@@ -51,6 +53,7 @@ def sim(
     minutes: float | None,
     failures: Path | None,
     canaries: bool,
+    scenario: str | None,
     as_json: bool,
 ) -> None:
     """Run a cluster in virtual time under faults, and check what its clients were promised.
@@ -63,6 +66,8 @@ def sim(
     for name in plants:
         if name not in CANARIES:
             raise ConfigError(f"--plant must be one of {', '.join(CANARIES)}, got {name!r}")
+    if scenario is not None:
+        ctx.exit(_tell_stories(list(SCENARIOS) if scenario == "all" else [scenario], frozenset(plants)))
     run = partial(simulate, nodes=nodes, ops=ops, faults=named_faults(faults), plants=frozenset(plants))
     if seed is None:
         seed = secrets.randbelow(SEED_MAX)
@@ -110,6 +115,21 @@ def _many(
                     _keep(result, failures)
     state = "ok" if not failed else "failed"
     click.echo(f"sim: {state} seeds={ran} failed={failed} ops={ops} seconds={time.monotonic() - begun:.0f}")
+    return FAILED if failed else Exit.DONE
+
+
+def _tell_stories(names: Sequence[str], plants: frozenset[str]) -> int:
+    """Play scenarios, a line each; return the exit status."""
+    failed = 0
+    for name in names:
+        violation, digest = play(name, plants=plants)
+        if violation is None:
+            click.echo(f"sim: ok scenario={name} digest={digest}")
+        else:
+            failed += 1
+            for line in violation.history.lines if violation.history is not None else []:
+                click.echo(f"  {line}")
+            click.echo(f"sim: failed scenario={name} {violation}")
     return FAILED if failed else Exit.DONE
 
 

@@ -107,6 +107,8 @@ class Healing(Machine):
                 continue
             intact += 1
             found = found.merge(record)
+        for lost in self.node.seats.lost.get(partition, {}):
+            unseen &= ~(1 << lost)  # of a removed node: what it had cannot be had any more
         if unseen:
             raise DynafastError(f"no answer for {unseen.bit_count()} of {self.node.facts.replicas} seats")
         if object_key not in replica.damaged:

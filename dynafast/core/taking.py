@@ -23,7 +23,7 @@ from dynafast.core.errands import ANSWER_MS, Ask, Errand, Errands
 from dynafast.core.identity import ClusterFacts
 from dynafast.core.machine import Machine
 from dynafast.core.seats import Seat
-from dynafast.errors import DynafastError, PeerProtocolError, StoreError
+from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError, StoreError
 from dynafast.protocol import Op, Status, is_uint
 from dynafast.storage.interface import Batch
 
@@ -250,7 +250,11 @@ class Taking(Machine):
             mode = node.replica.mode(partition)
             if mode == MODE_NONE:
                 batch = Batch()
-                node.replica.put_clearance(batch, partition)
+                try:
+                    node.replica.put_clearance(batch, partition)
+                except CorruptRecordError:  # kept for another node: it is mended first
+                    self._wait(task, "a record is damaged")
+                    continue
                 node.change_modes(batch, {partition: (MODE_PULLED, b"")})
                 node.replica.cleared(partition)
             elif mode == MODE_PULLED:

@@ -178,11 +178,12 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
     if kept is None or kept[0] != host.process.id or rng.random() < 0.3:
         host.copy = host.process.id, host.disk.copy()
         return f"of {host.name}"
-    if not sim.budget.allows_death(host) or not sim.begin_change(host):
-        return None
+    starts = host.disk.boot - kept[1].boot  # since the copy was made
+    if starts == 1 or not sim.budget.allows_death(host) or not sim.begin_change(host):
+        return None  # after one start the entry of the old life may be the new one's, byte for byte
     host.kill()
     sim.lost_data_ns = sim.world.now
-    if kept[1].boot == host.disk.boot:
+    if starts == 0:
         sim.tail_lost(everywhere=True)  # nobody can tell this from a restart
         sim.end_change(host)
     else:

@@ -88,6 +88,7 @@ class Simulation:
         self.faults: dict[str, int] = {}
         self.lost_data_ns = -1  # when a disk last lost something
         self.slowed_ns = -1
+        self.members_change = False  # a change of the members has begun in this run
         self.clients: list[Client] = []
         self.changing: list[Host] = []  # machines whose membership an operator is changing
         self.damaged: set[bytes] = set()  # keys of records that were damaged on some disk
@@ -99,6 +100,10 @@ class Simulation:
     def position(self, key: bytes) -> int:
         """Return where a key lies on the ring."""
         return self._positions[key]
+
+    def place(self, key: bytes) -> None:
+        """Know a key more."""
+        self._positions[key] = xxh3_64_intdigest(key)
 
     def addresses(self) -> Sequence[str]:
         """See `clients.Cluster`."""
@@ -213,6 +218,7 @@ class Simulation:
         if len(self.changing) >= self.options.most_changes or host in self.changing:
             return False
         self.changing.append(host)
+        self.members_change = True
         return True
 
     def end_change(self, host: Host) -> None:
