@@ -46,10 +46,10 @@ class Disk(MemoryStore):
             raise StoreError("input/output error")
         return super().get(key)
 
-    def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]]) -> int:
+    def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]], *, counts: bool = True) -> int:
         if self.full:
             raise StoreError("no space left on device")
-        return super()._accept(changes)
+        return super()._accept(changes, counts=counts)
 
     # ---- flushes that take time
 

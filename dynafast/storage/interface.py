@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from dynafast.errors import CorruptRecordError
+from dynafast.errors import CorruptRecordError, InvariantViolation
 from dynafast.limits import KEY_MAX
 
 SCAN_SIZE = 256 * 1024  # bytes of values after which a scan returns early: it holds up every other request
@@ -51,7 +51,13 @@ class Batch:
         self.ops.append((family, key, None))
 
     def delete_range(self, family: Family, start: bytes, end: bytes) -> None:
-        """Delete every entry with ``start <= key < end``, those put earlier in this batch too."""
+        """Delete every entry with ``start <= key < end``, those put earlier in this batch too.
+
+        Raises:
+            InvariantViolation: *end* is before *start*. RocksDB would take nothing more after such a range.
+        """
+        if end < start:
+            raise InvariantViolation(f"a range from {start[:16].hex()} back to {end[:16].hex()}")
         self.ops.append((family, start, Until(end)))
 
 

@@ -71,7 +71,7 @@ class MemoryStore:
                 changes += self._range(changes, family, key, value.end)
             else:
                 changes.append((family, key, None if value is None else seal(key, value)))
-        return self._accept(changes)
+        return self._accept(changes, counts=bool(batch.ops))  # also if its ranges are empty
 
     def scan(
         self, family: Family, start: bytes, end: bytes | None, *, limit: int
@@ -112,10 +112,10 @@ class MemoryStore:
             finish(self)
         self._is_open = False
 
-    def _accept(self, changes: Iterable[_Change]) -> int:
+    def _accept(self, changes: Iterable[_Change], *, counts: bool = True) -> int:
         self._check_open()
         before = [(family, key, self._stored[family].get(key)) for family, key, _ in changes]
-        if before:
+        if counts:
             # The way back is kept first, and all of it at once: a sync at this moment covers all or nothing.
             self._undo.append(before)
             for family, key, stored in changes:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dynafast.errors import StoreError
+from dynafast.errors import InvariantViolation, StoreError
 from dynafast.limits import KEY_MAX, VALUE_MAX
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Store, entries, object_key, walk
 from tests.storage.rigs import Rig
@@ -72,6 +72,59 @@ def test_batch_applies_in_order_over_families(store: Store) -> None:
     assert store.get(b"b") == b"after its delete"
     assert store.read(Family.MERKLE, b"c") is None
     assert store.read(Family.HINTS, b"old") is None
+
+
+def test_delete_range_takes_start_and_not_end_of_one_family(store: Store) -> None:
+    for family in (Family.OBJECTS, Family.HINTS):
+        fill(store, family, a=b"1", b=b"2", ba=b"3", c=b"4")
+    batch = Batch()
+    batch.delete_range(Family.OBJECTS, b"b", b"c")
+    before = store.sequence
+    assert store.write(batch) == before + 1
+    assert entries(store.scan(Family.OBJECTS, b"", None, limit=9)) == [(b"a", b"1"), (b"c", b"4")]
+    assert [store.get(key) for key in (b"a", b"b", b"ba", b"c")] == [b"1", None, None, b"4"]
+    assert len(store.scan(Family.HINTS, b"", None, limit=9)) == 4
+
+
+def test_delete_range_applies_in_order_with_the_rest_of_its_batch(store: Store) -> None:
+    """What a drop does: the range goes, what was put before it in the batch too; what is put after it stays."""
+    fill(store, Family.OBJECTS, a=b"old", b=b"old", c=b"old")
+    batch = Batch()
+    batch.put(Family.OBJECTS, b"bb", b"before")
+    batch.delete_range(Family.OBJECTS, b"a", b"c")
+    batch.put(Family.OBJECTS, b"b", b"after")
+    batch.delete(Family.OBJECTS, b"c")
+    store.write(batch)
+    assert entries(store.scan(Family.OBJECTS, b"", None, limit=9)) == [(b"b", b"after")]
+
+
+@pytest.mark.parametrize(("start", "end"), [(b"b", b"b"), (b"x", b"y")])
+def test_delete_range_of_nothing_is_no_error(store: Store, start: bytes, end: bytes) -> None:
+    fill(store, Family.OBJECTS, a=b"1", b=b"2")
+    batch = Batch()
+    batch.delete_range(Family.OBJECTS, start, end)
+    store.write(batch)
+    assert len(store.scan(Family.OBJECTS, b"", None, limit=9)) == 2
+
+
+def test_a_range_that_ends_before_it_starts_never_reaches_a_store() -> None:
+    with pytest.raises(InvariantViolation, match="62 back to 61"):
+        Batch().delete_range(Family.OBJECTS, b"b", b"a")
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_delete_range_holds_after_a_reopening(rig: Rig, clean: bool) -> None:
+    store = rig.open()
+    fill(store, Family.OBJECTS, a=b"1", b=b"2", c=b"3")
+    store.sync()
+    batch = Batch()
+    batch.delete_range(Family.OBJECTS, b"a", b"c")
+    batch.put(Family.OBJECTS, b"a", b"again")
+    store.write(batch)
+    store.close(clean=clean)
+    store = rig.open()
+    assert entries(store.scan(Family.OBJECTS, b"", None, limit=9)) == [(b"a", b"again"), (b"c", b"3")]
+    store.close()
 
 
 def test_delete_of_a_missing_key_is_no_error(store: Store) -> None:

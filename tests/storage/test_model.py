@@ -8,12 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from dynafast.storage.interface import Batch, Family, entries
+from dynafast.storage.interface import Batch, Family, Until, entries
 from tests.storage.rigs import MemoryRig, Rig, RocksRig
 
 KEYS = st.binary(min_size=1, max_size=3) | st.sampled_from([b"a", b"b", b"\xff"])
 VALUES = st.binary(max_size=10) | st.just(bytes(5000))
-OPS = st.lists(st.tuples(st.sampled_from(Family), KEYS, st.none() | VALUES), max_size=6)
+RANGES = st.builds(Until, KEYS | st.just(b"\xff" * 4))  # in the place of a value: delete up to that key
+OPS = st.lists(st.tuples(st.sampled_from(Family), KEYS, st.none() | VALUES | RANGES), max_size=6)
 Contents = dict[tuple[Family, bytes], bytes]
 
 
@@ -35,16 +36,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.contents[Family.OBJECTS, key] = value
 
     @rule(ops=OPS)
-    def write(self, ops: list[tuple[Family, bytes, bytes | None]]) -> None:
+    def write(self, ops: list[tuple[Family, bytes, bytes | Until | None]]) -> None:
         batch = Batch()
         for family, key, value in ops:
-            if value is None:
+            if isinstance(value, Until):
+                if family is Family.META or value.end < key:
+                    continue  # the store's own entries are there; refused
+                batch.delete_range(family, key, value.end)
+                for inside, _ in self.expected(family, key, value.end):
+                    del self.contents[family, inside]
+            elif value is None:
                 batch.delete(family, key)
                 self.contents.pop((family, key), None)
             else:
                 batch.put(family, key, value)
                 self.contents[family, key] = value
-        self.sequence += bool(ops)
+        self.sequence += bool(batch.ops)
         assert self.store.write(batch) == self.sequence
 
     @rule(key=KEYS)
