@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dynafast.core import identity
+from dynafast.core.gossip import Gossip
 from dynafast.core.machine import Machine, Ops
 from dynafast.core.membership import Entry, is_node_id
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, RequestError, StoreError
@@ -74,6 +75,22 @@ class Changes(Machine):
             return self.node.own if entry.id == self.node.own.id else entry
         raise RefusedError(f"the cluster has no node named {name!r}", {"name": name}, code="unknown-node")
 
+    def _already(
+        self, name: str, connection: "Connection", id: int, result: dict[str, object], again: Callable[[], None]
+    ) -> None:
+        """Say that a node has gone already, unless others have heard of a new one of that name."""
+
+        def asked() -> None:
+            if not self._named(name).member:
+                connection.reply(id, result)
+                return
+            try:
+                again()
+            except RequestError as error:
+                _fail(connection, id, error)
+
+        self.node.machine(Gossip).ask_everybody(asked)
+
     def _pass_on(self, entry: Entry, connection: "Connection", id: int, op: Op, fields: list[Any]) -> bool:
         """Have the node concerned answer; False if that is us."""
         if entry.id == self.node.own.id:
@@ -114,7 +131,7 @@ class Changes(Machine):
         """LEAVE [name] -> {}. One that was accepted already is accepted again."""
         entry = self._named(fields[0])
         if not entry.member:
-            connection.reply(id, {})
+            self._already(fields[0], connection, id, {}, lambda: self._leave(connection, id, fields))
             return
         if self._pass_on(entry, connection, id, Op.LEAVE, fields):
             return
@@ -144,7 +161,7 @@ class Changes(Machine):
             raise BadRequestError("REMOVE must be [name, whether to accept losses]")
         entry = self._named(fields[0])
         if not entry.member:
-            connection.reply(id, {"lost": []})
+            self._already(fields[0], connection, id, {"lost": []}, lambda: self._remove(connection, id, fields))
             return
         if entry.id == self.node.own.id:
             raise RefusedError(f"{entry.name} answers: let it leave", {"name": entry.name}, code="alive")
