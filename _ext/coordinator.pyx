@@ -259,6 +259,13 @@ cdef class Quorum(Pending):
     cdef bint hopeless(self) noexcept:
         return not (self.enough(False, True) and self.enough(True, True))
 
+    def lacking(self, bint asked):
+        """Return what is not met: its name, how many are needed, how many there are (*asked*: or may still be)."""
+        cdef int have = self.seats(False, asked, False)
+        if have >= self.need and self.primaries:
+            return "primaries", self.primaries, self.seats(True, asked, False)
+        return "replicas", self.need, have
+
     cdef int weigh(self) except -1:
         """Answer as soon as the outcome is certain; end when nobody can add to it."""
         if not self.replied:
@@ -520,23 +527,20 @@ cdef class Get(Quorum):
         return 0
 
     cdef int give_up(self) except -1:
-        cdef int could = self.seats(False, True, False)
+        what, needed, could = self.lacking(True)
         return self.refuse(
-            "unavailable", f"needed {self.need} replicas, reachable {could}",
-            {"needed": self.need, "reachable": could},
+            "unavailable", f"needed {needed} {what}, reachable {could}", {"needed": needed, "reachable": could},
         )
 
     cdef bint hopeless(self) noexcept:
         return Quorum.hopeless(self) or not self.waits()
 
     cdef int expired(self) except -1:
-        cdef int have
         if self.replied:
             return self.settle()
-        have = self.seats(False, False, False)
+        what, needed, have = self.lacking(False)
         return self.refuse(
-            "timeout", f"needed {self.need} replicas, {have} answered in time",
-            {"needed": self.need, "answered": have},
+            "timeout", f"needed {needed} {what}, {have} answered in time", {"needed": needed, "answered": have},
         )
 
 
@@ -588,6 +592,13 @@ cdef class Put(Quorum):
         return Quorum.hopeless(self) or (
             self.options.durable > 0 and self.seats(False, True, True) < self.most(self.options.durable)
         )
+
+    def lacking(self, bint asked):
+        """See `Quorum`; last of all, those that must have synced."""
+        what, needed, have = Quorum.lacking(self, asked)
+        if have >= needed and self.options.durable:
+            return "synced replicas", self.most(self.options.durable), self.seats(False, asked, True)
+        return what, needed, have
 
     cdef int most(self, int asked) noexcept:
         return asked if asked < self.hosts else self.hosts
@@ -778,14 +789,14 @@ cdef class Put(Quorum):
 
     cdef int give_up(self) except -1:
         """Too few replicas are left; some may have the write, and this node has."""
-        cdef int have = self.seats(False, False, False)
+        what, needed, have = self.lacking(False)
         return self.refuse(
-            "uncertain", f"write not confirmed: needed {self.need} replicas, {have} answered",
-            {"needed": self.need, "answered": have},
+            "uncertain", f"write not confirmed: needed {needed} {what}, {have} answered",
+            {"needed": needed, "answered": have},
         )
 
     cdef int expired(self) except -1:
-        cdef int i, have
+        cdef int i
         for i in range(self.count):
             if self.slots[i].state == ASKED:
                 self.slots[i].state = FAILED
@@ -793,10 +804,10 @@ cdef class Put(Quorum):
                     self.home.keep_hint(self, self.peers[i])
         if self.replied:
             return self.finish()
-        have = self.seats(False, False, False)
+        what, needed, have = self.lacking(False)
         return self.refuse(
-            "timeout", f"write not confirmed in time: needed {self.need} replicas, {have} answered",
-            {"needed": self.need, "answered": have},
+            "timeout", f"write not confirmed in time: needed {needed} {what}, {have} answered",
+            {"needed": needed, "answered": have},
         )
 
 
@@ -1482,7 +1493,7 @@ cdef class Coordinator(Handler):
 
     cdef int check_reachable(self, Quorum request) except -1:
         """Let others stand in for the holders that cannot be asked; refuse, with nothing done, if that is too few."""
-        cdef int i, j, could, holders = request.count
+        cdef int i, j, holders = request.count
         cdef bint stood
         for i in range(holders):
             if request.slots[i].target < 0 and request.slots[i].state == FAILED and not (<Peer>request.peers[i]).me:
@@ -1492,9 +1503,9 @@ cdef class Coordinator(Handler):
                 if not stood:
                     request.stand_in(i)
         if request.hopeless():
-            could = request.seats(False, True, False)
+            what, needed, could = request.lacking(True)
             raise UnavailableError(
-                f"needed {request.need} replicas, reachable {could}", {"needed": request.need, "reachable": could},
+                f"needed {needed} {what}, reachable {could}", {"needed": needed, "reachable": could},
             )
         return 0
 

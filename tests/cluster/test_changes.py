@@ -56,15 +56,15 @@ def test_join_and_leave_under_load(tmp_path: Path) -> None:
 
 def test_change_that_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None:
     with Cluster(3, folder=tmp_path) as cluster, cluster.client() as client:
-        for attempt, code in [
-            (lambda: client.leave("n2"), "too-few-hosts"),
-            (lambda: client.leave("n9"), "unknown-node"),
-            (lambda: client.remove("n2"), "too-few-hosts"),
-            (lambda: client.weight("n9", 2), "unknown-node"),
+        for attempt, codes in [
+            (lambda: client.leave("n2"), {"too-few-hosts"}),
+            (lambda: client.leave("n9"), {"unknown-node"}),
+            (lambda: client.remove("n2"), {"too-few-hosts", "alive"}),  # the latter if it is n2 that is asked
+            (lambda: client.weight("n9", 2), {"unknown-node"}),
         ]:
             with pytest.raises(RefusedError) as refused:
                 attempt()
-            assert refused.value.code == code
+            assert refused.value.code in codes
         assert client.check()["divergent"] == []
 
 

@@ -64,7 +64,8 @@ def test_a_write_is_taken_with_every_replica_of_the_key_dead() -> None:
         cluster.kill(member)
     client = pipe(outside[0])
     assert client.ask(Op.PUT, b"k", b"v", None, W1, {})[PUT_RECEIPT] == [2, 2, 0, 2, 2, 5]
-    assert client.ask(Op.PUT, b"k", b"w", None, W3, {"pw": 1})[CODE] == "unavailable"
+    refused = client.ask(Op.PUT, b"k", b"w", None, W3, {"pw": 1})
+    assert refused[CODE:] == ["unavailable", "needed 1 primaries, reachable 0", {"needed": 1, "reachable": 0}]
     found = client.ask(Op.GET, b"k", {})
     assert values(found) == [b"v"]
     assert found[RECEIPT][5] & 4, "no primary answered, and the receipt says so"
@@ -118,7 +119,9 @@ def test_dw_waits_for_flushes_whatever_the_durability() -> None:
     receipt = pipe(first).ask(Op.PUT, b"k", b"w", None, W2, {"dw": 1, "w": 1})[PUT_RECEIPT]
     assert receipt[4] == 1
     assert receipt[4] <= receipt[1]
-    assert pipe(first).ask(Op.PUT, b"k", b"x", None, W3, {"dw": 2, "timeout": 200})[CODE] == "timeout"
+    late = pipe(first).ask(Op.PUT, b"k", b"x", None, W3, {"w": 1, "dw": 2, "timeout": 200})
+    assert (late[CODE], late[-1]["needed"]) == ("timeout", 2)
+    assert "synced replicas" in late[CODE + 1]
 
 
 def test_pr_and_pw_count_primaries_alone() -> None:
