@@ -262,6 +262,8 @@ cdef class Quorum(Pending):
     def lacking(self, bint asked):
         """Return what is not met: its name, how many are needed, how many there are (*asked*: or may still be)."""
         cdef int have = self.seats(False, asked, False)
+        if have >= self.need and self.united < self.wanted:
+            return "replicas", self.wanted, self.united     # a seat is on its way from one node to another
         if have >= self.need and self.primaries:
             return "primaries", self.primaries, self.seats(True, asked, False)
         return "replicas", self.need, have

@@ -41,6 +41,7 @@ UNKNOWN = frozenset({"timeout", "uncertain"})
 PASSING = frozenset({"overloaded", "stopping", "not-replica", "no-seat"})  # worth asking until the time is over
 UNREACHED_ROUNDS = 4  # over all nodes, when none lets us in
 UNAVAILABLE_ASKS = 4  # other nodes asked after one has said that the quorum cannot be reached
+UNAVAILABLE_ROUNDS = 4  # times they are asked: while a seat changes hands nobody serves it, for some milliseconds
 UNKNOWN_TRIES = 4  # times a put of unknown outcome is sent again
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 0.5
@@ -316,6 +317,7 @@ class Call:
                     raise failure or NotReachedError("the client is closed")
                 yield Wait(self._core.clock() + pause_s, None)
                 rounds += 1
+                asks = 0
                 tried.clear()
                 continue
             tried.add(address)
@@ -353,6 +355,8 @@ class Call:
         passing = isinstance(failure, RequestTimeoutError)
         if isinstance(failure, NotReachedError):
             passing = rounds < UNREACHED_ROUNDS - 1
+        elif isinstance(failure, RequestError) and failure.code == "unavailable":
+            passing = rounds < UNAVAILABLE_ROUNDS - 1
         elif isinstance(failure, RequestError):
             passing = passing or failure.code in PASSING
         if not passing:

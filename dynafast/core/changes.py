@@ -1,18 +1,19 @@
 """Changes of the members on request, at any node: a node leaves, a dead one is removed, a weight is set.
 
-A change that takes a node away first asks the members for their permit: more than half of all must give it, none that
-can be asked may refuse, and each gives one at a time. So two operators who act at once, a leave here and a removal
-there, cannot together leave fewer hosts than replicas, whatever each of their nodes has heard. A permit is remembered
-on disk, and lapses when its change is seen or after ten seconds.
+A change that takes a node away first asks the members for their permit: more than half of all must give it (half of
+all for a removal, since the dead node gives none to anybody; who replaces a node needs no more than those it can ask),
+none that can be asked may refuse, and each gives one at a time. So two operators who act at once, a leave here and a
+removal there, cannot together leave fewer hosts than replicas, whatever each of their nodes has heard. A permit is
+remembered on disk, and lapses when its change is seen or after ten seconds.
 
 Accepted or refused within five seconds; the work goes on behind (`dynafast.core.taking`, `dynafast.core.leaving`).
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dynafast.core import identity
+from dynafast.core.gossip import Gossip
 from dynafast.core.machine import Machine, Ops
 from dynafast.core.membership import Entry, is_node_id
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, RequestError, StoreError
@@ -74,6 +75,22 @@ class Changes(Machine):
             return self.node.own if entry.id == self.node.own.id else entry
         raise RefusedError(f"the cluster has no node named {name!r}", {"name": name}, code="unknown-node")
 
+    def _already(
+        self, name: str, connection: "Connection", id: int, result: dict[str, object], again: Callable[[], None]
+    ) -> None:
+        """Say that a node has gone already, unless others have heard of a new one of that name."""
+
+        def asked() -> None:
+            if not self._named(name).member:
+                connection.reply(id, result)
+                return
+            try:
+                again()
+            except RequestError as error:
+                _fail(connection, id, error)
+
+        self.node.machine(Gossip).ask_everybody(asked)
+
     def _pass_on(self, entry: Entry, connection: "Connection", id: int, op: Op, fields: list[Any]) -> bool:
         """Have the node concerned answer; False if that is us."""
         if entry.id == self.node.own.id:
@@ -114,7 +131,7 @@ class Changes(Machine):
         """LEAVE [name] -> {}. One that was accepted already is accepted again."""
         entry = self._named(fields[0])
         if not entry.member:
-            connection.reply(id, {})
+            self._already(fields[0], connection, id, {}, lambda: self._leave(connection, id, fields))
             return
         if self._pass_on(entry, connection, id, Op.LEAVE, fields):
             return
@@ -144,7 +161,7 @@ class Changes(Machine):
             raise BadRequestError("REMOVE must be [name, whether to accept losses]")
         entry = self._named(fields[0])
         if not entry.member:
-            connection.reply(id, {"lost": []})
+            self._already(fields[0], connection, id, {"lost": []}, lambda: self._remove(connection, id, fields))
             return
         if entry.id == self.node.own.id:
             raise RefusedError(f"{entry.name} answers: let it leave", {"name": entry.name}, code="alive")
@@ -188,14 +205,15 @@ class Changes(Machine):
             try:
                 self.node.mark_removed(known, lambda: done(None))
             except StoreError as refused:
-                self._release(entry.id)
                 done(RefusedError(str(refused), code="store-error"))
 
         def silent(*, answers: bool) -> None:
             if answers:
                 done(RefusedError(f"{entry.name} answers: let it leave", {"name": entry.name}, code="alive"))
             else:
-                self._ask_all("replace" if replaced or accept_loss else "remove", entry, permitted, lone=accept_loss)
+                # What takes its place keeps the number of hosts; so nobody else's change can clash with it.
+                kind = "replace" if replaced or accept_loss else "remove"
+                self._ask_all(kind, entry, permitted, lone=replaced or accept_loss)
 
         self._ping(entry, silent)
 
@@ -256,7 +274,7 @@ class Changes(Machine):
         members = [member.id for member in node.membership.members() if member.id not in (entry.id, node.own.id)]
         asked = [node.peers[id] for id in members if node.peers[id].link is not None]
         total = len(members) + (1 if entry.id == node.own.id else 2)
-        needed = 1 if lone else min(total // 2 + 1, len(members) + 1)
+        needed = 1 if lone else total // 2 + 1 if kind == "leave" else (total + 1) // 2
         left = {peer.id for peer in asked}
         given = 1
         refusal: RequestError | None = None
@@ -267,7 +285,7 @@ class Changes(Machine):
             error = refusal
             if error is None and given < needed:
                 error = RefusedError(
-                    f"{given} of {len(members) + 1} members agree, {needed} must: the others cannot be reached",
+                    f"{given} of {total} members agree, {needed} must: the others cannot be reached",
                     {"needed": needed, "reachable": given},
                     code="unavailable",
                 )
@@ -342,14 +360,14 @@ class Changes(Machine):
         if permit != self._permit:
             batch = Batch()
             identity.put_permit(batch, None if permit is None else b"".join(permit))
-            self.node.write(batch)
+            try:
+                self.node.write(batch)
+            except StoreError as error:
+                if permit is not None:
+                    raise
+                self.node.trace("store.refused", what="permit", error=str(error))  # after a restart it lapses anew
         self._permit = permit
         self._until_ns = self.node.now_ns + PERMIT_NS
-
-
-def removed_entry(entry: Entry) -> Entry:
-    """Return the entry of a node that an administrator has removed."""
-    return replace(entry, status=Status.REMOVED)
 
 
 def _fail(connection: "Connection", id: int, error: DynafastError) -> None:

@@ -6,7 +6,8 @@ claimant compares with everyone who keeps anything of the partition, and then ta
 consent on a node does not count the removed one any more, so what that one has acknowledged together with it is among
 what the claimant finds.
 
-A gift to a node that was removed before it took it is claimed back by its giver in the same way.
+A gift to a node that was removed before it took it is claimed back by its giver in the same way; and a seat that no
+entry has named for a while, by a target, with the consent of all members.
 """
 
 from collections.abc import Generator
@@ -139,8 +140,10 @@ class Claiming(Machine):
         moving = node.seats.moving.get(partition, {}).get(seat)
         if lost is not None:
             return None if lost < k else node.own.id
+        if moving is None:  # nobody's, for all that we know
+            return None if node.seats.vacant(partition)[seat] < k else node.own.id
         # A gift that its giver wants back; whether the one it was given to is gone, the giver has seen.
-        return None if moving is not None and moving.node == asker and moving.k < k else node.own.id
+        return None if moving.node == asker and moving.k < k else node.own.id
 
 
 def claim(node: "Node", seat: Seat) -> Generator[Ask, Any, list[bytes]]:
@@ -152,12 +155,15 @@ def claim(node: "Node", seat: Seat) -> Generator[Ask, Any, list[bytes]]:
     partition = seat.partition
     holders = node.seats.holders(partition)
     needed = sorted({*holders, *node.targets(partition)} - {node.own.id})
+    vacant = node.seats.vacant(partition)
+    if seat.seat in vacant:  # who took it last is not known, so everybody must know of no owner
+        needed = sorted({entry.id for entry in node.membership.members()} - {node.own.id})
     others = [] if holders else [peer.id for peer in node.linked_peers() if peer.id not in needed]
     for id in needed:
         if node.peers[id].link is None:
             raise WaitError(f"{node.peers[id].name} must agree, and cannot be reached")
     stated = 1 << seat.seat | node.coordinator.view.own[partition]
-    for lost in node.seats.lost.get(partition, {}):
+    for lost in (*node.seats.lost.get(partition, {}), *vacant):
         stated |= 1 << lost
     keepers: list[bytes] = []
     for id in [*needed, *others]:

@@ -13,6 +13,8 @@ from dynafast.protocol import Op, is_label
 if TYPE_CHECKING:
     from dynafast._ext.connection import Connection
 
+REMEMBER_NS = 600_000_000_000  # whom a node has replaced, in case it is heard of later
+LOOK_NS = 1_000_000_000
 RESERVE_NS = 10_000_000_000  # a name is kept for the node it was promised to, until that is heard of
 
 _FIXED = ("partitions", "replicas", "r", "w", "hash")
@@ -24,10 +26,23 @@ class Entrance(Machine):
     def __init__(self, node: Any) -> None:
         super().__init__(node)
         self._promised: dict[str, tuple[bytes, int]] = {}  # name -> (node id, until)
+        self._replaced: dict[str, tuple[bytes, int]] = {}  # name -> (node that took its place, until)
+        self._next_ns = 0
 
     def ops(self) -> Ops:
         """Return the requests this machine answers."""
         return {Op.JOIN: (1, self._receive)}
+
+    def tick(self, now_ns: int) -> None:
+        """Remove a node that was replaced when nobody here had heard of it, once somebody has."""
+        if not self._replaced or now_ns < self._next_ns:
+            return
+        self._next_ns = now_ns + LOOK_NS
+        self._replaced = {name: row for name, row in self._replaced.items() if row[1] > now_ns}
+        for name, (heir, _) in sorted(self._replaced.items()):
+            dead = self._member(name, heir)
+            if dead is not None and dead.id != self.node.own.id and self.node.peers[dead.id].link is None:
+                self.node.machine(Changes).remove(dead, lambda _error: None, accept_loss=False, replaced=True)
 
     def _receive(self, connection: "Connection", id: int, fields: list[Any]) -> None:
         """JOIN [request] -> the cluster's facts and members."""
@@ -64,6 +79,7 @@ class Entrance(Machine):
                 self._admit(connection, id, name, asker)
 
         if dead is None:
+            self._replaced[replaced] = (asker, self.node.now_ns + REMEMBER_NS)
             removed(None)
         else:
             self.node.machine(Changes).remove(dead, removed, accept_loss=False, replaced=True)

@@ -40,6 +40,7 @@ from dynafast.limits import KEY_MAX, WIRE_VERSION
 from dynafast.protocol import HASH_NAME, Op, Status, is_uint
 from dynafast.storage.interface import Batch, Store
 
+TELL_MS = 1_000
 TOLD_MAX = 1024  # versions of our entry that are remembered
 BUILD_COUNT = 512  # records that a tick reads at most to build trees
 
@@ -507,7 +508,7 @@ class Node:
             connection.close()
 
     def mark_removed(self, entry: Entry, done: Callable[[], None]) -> None:
-        """Remove a dead node for ever; ``done()`` once that is on disk and told."""
+        """Remove a dead node for ever; ``done()`` once that is on disk, and peers have heard: we may be lost next."""
         removed = replace(entry, status=Status.REMOVED)
         batch = Batch()
         identity.put_entries(batch, [removed])
@@ -515,7 +516,19 @@ class Node:
 
         def durable() -> None:
             self.learn([removed])
-            done()
+            peers = self.linked_peers()
+            left = len(peers)
+
+            def heard(_result: object, _error: object) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    done()
+
+            for peer in peers:
+                self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
+            if not peers:
+                done()
 
         self.after_flush(durable)
 

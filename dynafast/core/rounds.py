@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dynafast.core.node import Node
 
 CONTEXT_MAX_COUNT = 10  # entries of a context before the oldest dead ones are dropped: the paper's threshold
-REST_NS = 10_000_000_000  # a record is left alone for so long after it was found, and after it changed
+REST_NS = 2_000_000_000  # a record is left alone for so long after it was found, and after it changed
 KEYS_MAX = 256  # of one round
 KEYS_SIZE_MAX = 256 * 1024  # bytes of them
 WAITING_MAX = 4096

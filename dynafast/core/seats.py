@@ -18,6 +18,7 @@ _SEAT = struct.Struct(">IBI")
 _GIVEN = 0x80  # in the byte of the seat's number: given away, and not yet seen to be taken
 
 SEAT_SIZE = _SEAT.size
+VACANT_K = 1 << 16  # hand-overs of one seat that nobody has heard of are fewer
 
 
 class Seat(NamedTuple):
@@ -167,6 +168,20 @@ class SeatMap:
             for seat, owner in sorted(self.owners[partition].items())
             if owner.node == node
         ]
+
+    def vacant(self, partition: int) -> dict[int, int]:
+        """Return the seats that no entry names, with a k above all that were seen.
+
+        A node that took a seat and was lost may have told nobody but the giver, which then forgot the gift and was
+        lost too.
+        """
+        known = [self.owners[partition], self.moving.get(partition, {})]
+        lost = self.lost.get(partition, {})
+        if sum(map(len, known)) + len(lost) >= self.replicas:
+            return {}
+        highest = max([owner.k for seats in known for owner in seats.values()] + list(lost.values()), default=0)
+        named = {*known[0], *known[1], *lost}
+        return {seat: highest + VACANT_K for seat in range(self.replicas) if seat not in named}
 
     def holders(self, partition: int) -> list[bytes]:
         """Return the nodes that serve a seat of *partition*, by the least number of their seats."""

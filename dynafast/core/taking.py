@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LOOK_NS = 20_000_000
 RETRY_MIN_NS = 100_000_000
 RETRY_MAX_NS = 2_000_000_000
+VACANT_NS = 15_000_000_000  # a seat that no entry names is taken for lost after this: news has come by then
 ERRANDS_MAX = 8
 BEGIN_MAX = 128  # partitions emptied in one turn
 TOGETHER_MAX = 256  # partitions in one message
@@ -84,6 +85,7 @@ class Taking(Machine):
         self._checking: set[bytes] = set()  # peers that are asked for roots
         self._asking: set[bytes] = set()  # peers that are asked for seats
         self._next_ns = 0
+        self._vacant_ns: dict[int, int] = {}  # partition -> since when a seat of it is nobody's
         self.changed(set(range(node.facts.partitions)))
 
     def busy(self, partition: int) -> bool:
@@ -191,13 +193,22 @@ class Taking(Machine):
         back = self._given_back(partition)
         if back is not None:
             return back
-        lost = sorted(node.seats.lost.get(partition, {}).items())
+        lost = sorted({**node.seats.lost.get(partition, {}), **self._vacant(partition)}.items())
         targets = node.targets(partition)
         heirs = [id for id in targets if not node.seats.seats_of(id, partition)]
         if len(targets) < node.facts.replicas:
             heirs += targets * len(lost)
         shares = zip(lost, heirs, strict=False)
         return next((Seat(partition, seat, k + 1) for (seat, k), id in shares if id == node.own.id), None)
+
+    def _vacant(self, partition: int) -> dict[int, int]:
+        """Return the seats that have been nobody's for so long that their last owner must be lost."""
+        vacant = self.node.seats.vacant(partition)
+        if not vacant:
+            self._vacant_ns.pop(partition, None)
+            return {}
+        since_ns = self._vacant_ns.setdefault(partition, self.node.now_ns)
+        return vacant if self.node.now_ns - since_ns >= VACANT_NS else {}
 
     def _is_member(self, id: bytes) -> bool:
         entry = self.node.membership.entries.get(id)

@@ -129,9 +129,19 @@ class Cluster:
         self.settle()
 
     def add(
-        self, name: str, *, group: bool = True, weight: int = 1, host: str | None = None, id: bytes | None = None
+        self,
+        name: str,
+        *,
+        group: bool = True,
+        weight: int = 1,
+        host: str | None = None,
+        id: bytes | None = None,
+        told: list[Any] | None = None,
     ) -> Member:
-        """Start a new member that every earlier one will hear of; the first founds the cluster."""
+        """Start a new member that every earlier one will hear of; the first founds the cluster.
+
+        *told*: the entries that a seed has answered with; None: those that the first member knows.
+        """
         member = Member(self, name, MemoryStore(), group=group)
         every = [Seat(p, s, 1) for p in range(self.facts.partitions) for s in range(self.facts.replicas)]
         own = Entry(
@@ -148,6 +158,8 @@ class Cluster:
         )
         seed = next((other for other in self.members if other.up), None)
         known = [] if seed is None else list(seed.node.membership.entries.values())
+        if told is not None:
+            known = [Entry.from_wire(fields) for fields in told]
         save(member.store, Identity(node=own.id, facts=self.facts), [*known, own])
         self._boot(member, own)
         self.members.append(member)

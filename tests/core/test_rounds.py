@@ -534,6 +534,28 @@ def test_an_agreement_leaves_only_after_the_flush() -> None:
     cluster.run_until(lambda: nowhere(cluster))
 
 
+@pytest.mark.usefixtures("no_repair")
+def test_canary_reap_targets_only_leaves_the_old_value_behind() -> None:
+    cluster = Cluster(5)
+    put_and_delete(cluster)
+    other = outsiders(cluster, b"k")[0]
+    cluster.run_until(lambda: other.node.replica.mode(_partition(cluster)) == MODE_NONE)
+    old = Record().put(actor=7, counter=1, time=5, write_id=W1, value=b"old")
+    other.node.replica.merge(KEY, old, holders(cluster, b"k")[1].node.own.id)
+    holders(cluster, b"k")[0].node.plants = frozenset({"reap-targets-only"})
+    cluster.run_until(lambda: all(stored(member, b"k") is None for member in holders(cluster, b"k")), limit_ms=3000)
+    assert values_of(other) == {b"old"}
+
+
+def test_canary_confirm_before_flush_answers_at_once() -> None:
+    cluster = Cluster(3)
+    put_and_delete(cluster)
+    first, second, _ = holders(cluster, b"k")
+    second.node.plants = frozenset({"confirm-before-flush"})
+    second.flushing = False
+    cluster.run_until(lambda: stored(first, b"k") is None, limit_ms=3000)
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -85,7 +85,7 @@ class Storm:
                 fields = {"node": b"%08d" % len(self.cluster.members), "name": name, "hash": "xxh3-64"}
                 answer = pipe.ask(Op.JOIN, {**fields, "replace": name})
                 if answer[0] == Op.OK:
-                    cluster.add(name, id=fields["node"])
+                    cluster.add(name, id=fields["node"], told=answer[2]["entries"])
         elif what == "restart" and down:
             cluster.restart(down[0])
         elif what == "hold" and len(up) > 1 and len(self.held) < 2:
