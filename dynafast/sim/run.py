@@ -264,6 +264,9 @@ class Simulation:
             return "a machine is down"
         for host in running:
             node = host.node
+            listed = sorted(entry.name for entry in node.membership.members())
+            if listed != sorted(other.name for other in self.hosts):
+                return f"{host.name} lists the members {' '.join(listed)}"
             if node.own.status is not Status.UP:
                 return f"{host.name} is {node.own.status.value}"
             if len(node.linked_peers()) < len(running) - 1:
