@@ -162,6 +162,11 @@ class Node:
         """How many requests are under way."""
         return self.coordinator.busy
 
+    @property
+    def serves(self) -> bool:
+        """Whether it is up, with its seats, and has heard what others know of it."""
+        return self.own.status is Status.UP and not self.coordinator.starting
+
     def at(self, now_ns: int, wall_ms: int) -> None:
         """Tell the time: monotonic nanoseconds, wall-clock milliseconds since 1970."""
         self.coordinator.at(now_ns, wall_ms)

@@ -277,7 +277,7 @@ class _Server:
     async def _announce(self, start: Start, address: Address) -> None:
         """Say that the node is ready: it has its seats and has heard from others, or has waited long enough for that."""
         with trio.move_on_after(READY_S):
-            while self._node.own.status is not Status.UP or self._dialling or self._node.coordinator.starting:
+            while not self._node.serves or self._dialling:
                 await trio.sleep(TICK_S)
         facts = start.identity.facts
         print(f"ready {start.own.name} {address} cluster={facts.cluster.hex()}", flush=True)  # noqa: T201
