@@ -25,7 +25,6 @@ from dynafast.core.node import Node
 from dynafast.errors import ConfigError, DynafastError, RefusedError
 from dynafast.net.entry import Start, begin
 from dynafast.net.transport import Transport
-from dynafast.protocol import Status
 from dynafast.storage.rocks import RocksStore
 
 TICK_S = 0.02
