@@ -2,10 +2,11 @@
 
 import sys
 
+from bench.gossip import run as gossip
 from bench.micro.run import run as micro
 from bench.sim import run as sim
 
-BENCHMARKS = {"micro": micro, "sim": sim}
+BENCHMARKS = {"gossip": gossip, "micro": micro, "sim": sim}
 
 
 def main(arguments: list[str]) -> int:

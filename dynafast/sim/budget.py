@@ -28,7 +28,13 @@ class Budget:
         return self._sim.options.group or self.allows_loss(host)
 
     def allows_death(self, host: "Host") -> bool:
-        """Whether a machine may lose all it has: its records, and its seats, of which others must serve some too."""
+        """Whether a machine may lose all it has: its records, and its seats, of which others must serve some too.
+
+        More than half of the members must be left to permit its removal.
+        """
+        members = [*self._sim.hosts, *(other for other in self._sim.changing if other not in self._sim.hosts)]
+        if 2 * sum(other.counts and other is not host for other in self._sim.hosts) <= len(members):
+            return False
         others = {other.process.id for other in self._sim.hosts if other is not host and other.counts and other.process}
         for other in self._sim.hosts:
             if other.process is None:

@@ -65,6 +65,7 @@ class Host:
         self.lives = 0
         self.ended: str | None = None  # why its node is gone for good
         self.counts = True  # what its disk has is not given up
+        self.doomed = False  # it stays off
         self.copy: tuple[bytes, Disk] | None = None  # of whose disk, a backup
         self.on_ended: Callable[[Host], None] = lambda _host: None
         self.quiet: list[End] = []  # ends of a life that lost power: their far ends know nothing yet

@@ -81,6 +81,7 @@ class Network:
         self._blocked: dict[tuple[str, str], int] = {}
         self.lag_ns: dict[str, int] = {}  # place -> delay of all that it sends and receives (a slow machine)
         self.ends: dict[int, End] = {}  # of wires that are not cut
+        self.watch: Callable[[End, bytes], None] | None = None  # is shown what arrives
         self._count = 0
 
     # ---- wires
@@ -155,6 +156,10 @@ class Network:
 
     # ---- faults
 
+    def calm(self) -> None:
+        """Deliver whole from now on."""
+        self._pieces = 0.0
+
     def block(self, source: str, target: str) -> None:
         """Let nothing flow from one place to another; blocks are counted."""
         self._blocked[source, target] = self._blocked.get((source, target), 0) + 1
@@ -228,6 +233,8 @@ class Network:
         size = len(data)
         end.received += size
         self._world.trace(f"recv {end.number} {size} {crc32(data):08x}")
+        if self.watch is not None:
+            self.watch(end, data)
         end.owner.received(end, data)
 
     def _end(self, end: End) -> None:

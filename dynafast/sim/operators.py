@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ANSWER_NS = 10 * SECOND
 AGAIN_NS = SECOND
+TIDY_NS = 5 * SECOND
 MORE_NODES = 3  # than at the start
 FINAL = frozenset({"too-few-hosts", "would-lose", "unknown-node", "leaving"})  # refusals that stay
 _HELLO = frame([int(Op.HELLO), 0, {"version": 1, "role": "client"}])
@@ -114,7 +115,7 @@ def remove(sim: "Simulation", rng: Random) -> str | None:
     if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
     host.kill()
-    host.counts = False
+    host.counts, host.doomed = False, True
     back_ns = a_while(rng) if rng.random() < 0.5 else None
 
     def ask() -> None:
@@ -133,7 +134,7 @@ def remove(sim: "Simulation", rng: Random) -> str | None:
             if back_ns is not None:
                 sim.world.after(back_ns, host.start)
         elif outcome in FINAL:
-            host.counts = True
+            host.counts, host.doomed = True, False
             sim.restart(host)
             sim.end_change(host)
         else:
@@ -191,6 +192,17 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
     host.disk, host.copy = kept[1], None
     host.start()
     return f"put back on {host.name}"
+
+
+def tidy(sim: "Simulation") -> None:
+    """Remove the dead that are still listed: who was told of their removal may have died before it told others."""
+    at = next((host for host in sim.hosts if host.process is not None), None)
+    if at is not None and not sim.changing:
+        names = {host.name for host in sim.hosts}
+        for entry in at.node.membership.members():
+            if entry.name not in names:
+                Errand(sim, at, Op.REMOVE, [entry.name, False], lambda _answer: None)
+    sim.world.after(TIDY_NS, tidy, sim)
 
 
 def start_over(sim: "Simulation", host: "Host") -> None:

@@ -9,6 +9,7 @@ from typing import IO
 
 from xxhash import xxh3_64_intdigest
 
+from dynafast._ext.codec import FrameReader
 from dynafast.core.identity import ClusterFacts
 from dynafast.protocol import Op, Status
 from dynafast.sim import invariants
@@ -17,7 +18,7 @@ from dynafast.sim.clients import Client
 from dynafast.sim.history import KeyHistory, Kind, ViolationError, Write
 from dynafast.sim.host import Host, Plan, Process
 from dynafast.sim.network import End, Network
-from dynafast.sim.operators import Errand, start_over
+from dynafast.sim.operators import Errand, start_over, tidy
 from dynafast.sim.options import Options, draw
 from dynafast.sim.registry import FAULTS
 from dynafast.sim.world import MS, SECOND, US, World
@@ -26,6 +27,8 @@ SETUP_NS = 60 * SECOND  # the cluster must stand by then
 SAFETY_NS = 600 * SECOND  # clients that get nothing done end the phase too
 LIVENESS_NS = 120 * SECOND  # faults have ended; within this all must have come to rest
 LOOK_NS = 100 * MS
+QUIET_NS = 3 * SECOND  # within which nothing is repaired or moved when all is done
+REPAIRS = frozenset({Op.FETCH, Op.STORE, Op.KEYS, Op.READ, Op.MERGE, Op.TREE, Op.CLAIM, Op.GIVE})
 
 
 @dataclass(slots=True)
@@ -169,7 +172,7 @@ class Simulation:
 
     def restart(self, host: Host) -> None:
         """Start a process that is down, if its machine still belongs to the cluster."""
-        if host not in self.hosts or not host.counts or host.process is not None:
+        if host not in self.hosts or host.doomed or host.process is not None:
             return
         if host.disk.full:  # it could not even note that it starts
             self.world.after(SECOND, self.restart, host)
@@ -308,10 +311,12 @@ class Simulation:
         """Take all faults back, and start what is down."""
         self._faulty = False
         self.world.trace("faults end")
+        self.network.calm()
         while self._wounds:
             self._heal(next(iter(self._wounds)))
         for host in self.hosts:
             self.restart(host)
+        tidy(self)
 
     def read_damaged(self) -> None:
         """Read the records that were damaged and perhaps never read since: nobody can know of them before."""
@@ -319,12 +324,29 @@ class Simulation:
             for host in self.hosts:
                 Errand(self, host, Op.GET, [key, {"r": self.options.replicas}], lambda _answer: None)
 
+    def _traffic(self) -> str | None:
+        """Say what nodes have sent each other for repair or transfer within a while, or None."""
+        seen: dict[str, int] = {}
+
+        def watch(end: End, data: bytes) -> None:
+            if isinstance(end.far.owner, Process) and isinstance(end.owner, Process):
+                for message in FrameReader().feed(data):
+                    if message[0] in REPAIRS:
+                        name = Op(message[0]).name
+                        seen[name] = seen.get(name, 0) + 1
+
+        self.network.watch = watch
+        self.world.run(self.world.now + QUIET_NS)
+        self.network.watch = None
+        return " ".join(f"{name}:{count}" for name, count in seen.items()) or None
+
     def liveness(self) -> None:
         """Without faults the cluster comes to rest, and holds what was acknowledged."""
         self.end_faults()
         self.wait(self.unrest, LIVENESS_NS, "comes-to-rest")
         self.read_damaged()
         self.wait(lambda: self.unrest() or invariants.unrest_of_data(self), LIVENESS_NS, "comes-to-rest")
+        self.wait(self._traffic, LIVENESS_NS, "traffic-ends")
         invariants.check_histories(self)
 
     def result(self, violation: ViolationError | None) -> Result:

@@ -1,0 +1,18 @@
+"""``python -m bench gossip``: how long news takes in clusters of 10, 100 and 1,000 nodes, and what gossip costs."""
+
+import argparse
+
+from dynafast.sim.gossip import study
+
+
+def run(arguments: list[str]) -> int:
+    """Print the table of docs/simulation.md, and return 0."""
+    parser = argparse.ArgumentParser(prog="python -m bench gossip")
+    parser.add_argument("--nodes", type=int, nargs="*", default=[10, 100, 1000])
+    options = parser.parse_args(arguments)
+    print("| nodes | a join is known everywhere after | bytes per node and second, quiet | bytes per node for a join |")
+    print("|---|---|---|---|")
+    for nodes in options.nodes:
+        found = study(nodes)
+        print(f"| {nodes:,} | {found.join_s:.2f} s | {found.quiet_bytes:,.0f} | {found.news_bytes:,.0f} |", flush=True)
+    return 0
