@@ -274,7 +274,7 @@ class _Server:
                 await trio.sleep(0)
 
     async def _announce(self, start: Start, address: Address) -> None:
-        """Say that the node is ready: it has its seats and has heard from others, or has waited long enough for that."""
+        """Say that the node is ready: it has its seats and has heard from others, or has waited for long enough."""
         with trio.move_on_after(READY_S):
             while not self._node.serves or self._dialling:
                 await trio.sleep(TICK_S)
