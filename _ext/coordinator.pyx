@@ -106,7 +106,10 @@ __all__ = ["Coordinator"]
 
 # An error from another coordinator that says: nothing was done here, ask the next one.
 _ASK_ANOTHER = frozenset(
-    {"not-replica", "no-seat", "stopping", "overloaded", "store-error", "corrupt", "unknown-op", "unavailable"}
+    {
+        "not-replica", "no-seat", "starting", "stopping", "overloaded", "store-error", "corrupt", "unknown-op",
+        "unavailable",
+    }
 )
 
 
@@ -1321,6 +1324,9 @@ cdef class Coordinator(Handler):
         cdef Local local
         cdef Record record
         cdef Buffer out
+        if self.starting:
+            self._refuse_early(conn, id)
+            return 0
         try:
             record = self.replica.load(_object_key(position, key), &local)
         except StoreError as error:
@@ -1355,6 +1361,9 @@ cdef class Coordinator(Handler):
         cdef tuple holders
         cdef bint kept = False, known = False
         cdef int i
+        if self.starting:
+            self._refuse_early(conn, id)
+            return 0
         if round < self.replica.round and not (self.planted and "late-frame" in self.plants):
             conn.fail(id, "stale-round", f"the record was read before round {self.replica.round}: read it again",
                       {"round": self.replica.round})
@@ -1440,11 +1449,17 @@ cdef class Coordinator(Handler):
         if self.draining:
             conn.fail(id, "stopping", "this node is shutting down: ask another")
             return False
+        if self.starting:
+            return self._refuse_early(conn, id)
         if len(self.pending) >= PENDING_MAX:
             conn.fail(id, "overloaded", f"{len(self.pending)} requests are under way at this node",
                       {"retry_after_ms": RETRY_AFTER_MS})
             return False
         return True
+
+    cdef bint _refuse_early(self, Connection conn, uint64_t id) except -1:
+        conn.fail(id, "starting", "this node has just started, and has heard of no other yet: ask another")
+        return False
 
     cdef int start(
         self, Quorum request, Connection conn, uint64_t id, bytes key, uint64_t position, int need, int primaries,

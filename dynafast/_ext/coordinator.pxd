@@ -159,7 +159,8 @@ cdef class Coordinator(Handler):
     cdef int read_quorum
     cdef int write_quorum
     cdef bint group
-    cdef public bint draining
+    cdef public bint draining       # it ends, and takes no new requests
+    cdef public bint starting       # it has not heard yet whether it is what its folder says, and takes none either
     cdef dict pending
     cdef dict wheel                 # deadline bucket -> request ids, packed
     cdef object waiting             # deque of Pending, by sequence
@@ -191,6 +192,7 @@ cdef class Coordinator(Handler):
     cdef int _choose_dot(self, Put put, Record held, Record seen, const Local *local) except -1
     cdef int _check_limits(self, Put put, Record held, Record seen) except -1
     cdef int replicate(self, Put put) except -1
+    cdef bint _refuse_early(self, Connection conn, uint64_t id) except -1
     cdef bint _takes(self, Connection conn, uint64_t id) except -1
     cdef int _read(self, Get get, int timeout_ms) except -1
     cdef int acknowledge(self, Acknowledgement answer, bint synced) except -1

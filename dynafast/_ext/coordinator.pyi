@@ -19,6 +19,7 @@ class _Node(Protocol):
 @final
 class Coordinator(Handler):
     draining: bool
+    starting: bool
     def __init__(
         self,
         *,

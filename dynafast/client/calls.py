@@ -38,7 +38,9 @@ from dynafast.protocol import Op, is_label
 
 FINAL = frozenset({"bad-request", "bad-context", "too-large", "too-many-versions", "unknown-op"})
 UNKNOWN = frozenset({"timeout", "uncertain"})
-PASSING = frozenset({"overloaded", "stopping", "not-replica", "no-seat"})  # worth asking until the time is over
+PASSING = frozenset(
+    {"overloaded", "starting", "stopping", "not-replica", "no-seat"}
+)  # worth asking until the time is over
 UNREACHED_ROUNDS = 4  # over all nodes, when none lets us in
 UNAVAILABLE_ASKS = 4  # other nodes asked after one has said that the quorum cannot be reached
 UNAVAILABLE_ROUNDS = 4  # times they are asked: while a seat changes hands nobody serves it, for some milliseconds

@@ -38,7 +38,9 @@ PATIENCE_MAX_S = 3.0  # silence after which a node must give a sign of life
 PATIENCE_MIN_S = 0.25
 
 _STALE = frozenset({"not-replica", "no-seat"})  # codes that say: your ring is not mine
-_AWAY = frozenset({"overloaded", "stopping", "no-seat", "not-replica"})  # codes of a node to be left alone a while
+_AWAY = frozenset(
+    {"overloaded", "starting", "stopping", "no-seat", "not-replica"}
+)  # codes of a node to be left alone a while
 
 
 class Open(NamedTuple):

@@ -93,6 +93,7 @@ class Gossip(Machine):
             if error is not None or not isinstance(result, dict):
                 return  # the next round asks again
             self._take(result.get("entries", []))
+            self.node.heard()
             want = result.get("want")
             wanted = [
                 self.node.membership.entries[id].to_wire()

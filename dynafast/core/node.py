@@ -42,6 +42,7 @@ from dynafast.storage.interface import Batch, Store
 
 TELL_MS = 1_000
 TOLD_MAX = 1024  # versions of our entry that are remembered
+LISTEN_NS = 2_000_000_000  # a node that comes back asks others so long what they know of it, before it serves alone
 BUILD_COUNT = 512  # records that a tick reads at most to build trees
 
 # Refusals of a hello that end this node, and what it ends as.
@@ -126,6 +127,8 @@ class Node:
         self.seats = SeatMap(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self._ring: dict[str, object] | None = None
         self._following = 0  # the round number that is being raised
+        self.coordinator.starting = len(self.membership.members()) > 1  # it may be an old copy, which must not serve
+        self._serve_from_ns = 0
         self.machines: list[Machine] = []
         self.write(_entry_batch(own))
         self._rebuild()
@@ -159,6 +162,11 @@ class Node:
         """How many requests are under way."""
         return self.coordinator.busy
 
+    @property
+    def serves(self) -> bool:
+        """Whether it is up, with its seats, and has heard what others know of it."""
+        return self.own.status is Status.UP and not self.coordinator.starting
+
     def at(self, now_ns: int, wall_ms: int) -> None:
         """Tell the time: monotonic nanoseconds, wall-clock milliseconds since 1970."""
         self.coordinator.at(now_ns, wall_ms)
@@ -166,6 +174,10 @@ class Node:
     def tick(self) -> None:
         """Do what is due: deadlines, trees, and the machines' work."""
         self.coordinator.sweep()
+        if self.coordinator.starting:
+            self._serve_from_ns = self._serve_from_ns or self.now_ns + LISTEN_NS
+            if self.now_ns >= self._serve_from_ns:
+                self.heard()  # nobody is there: what this node has is better than nothing
         for work in self._work:
             try:
                 work(self.now_ns)
@@ -209,6 +221,10 @@ class Node:
         connection.peer = self.peers[node]
         self.detector.dialled(connection)
         return connection
+
+    def heard(self) -> None:
+        """Another node has told us what it knows of us: serve, unless that has ended us."""
+        self.coordinator.starting = False
 
     def stop(self) -> None:
         """Take no new requests; those under way are still answered."""

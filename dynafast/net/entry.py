@@ -23,7 +23,9 @@ from dynafast.storage.interface import Store
 JOIN_PATIENCE_S = 30.0
 TRY_S = 5.0
 PAUSE_S = 0.2
-_AGAIN = frozenset({"unavailable", "overloaded", "stopping", "change-in-progress"})  # refusals that may pass
+_AGAIN = frozenset(
+    {"unavailable", "overloaded", "starting", "stopping", "change-in-progress"}
+)  # refusals that may pass
 ALIVE_S = 6.0  # a node that has just died may be taken for alive so long
 
 

@@ -25,7 +25,6 @@ from dynafast.core.node import Node
 from dynafast.errors import ConfigError, DynafastError, RefusedError
 from dynafast.net.entry import Start, begin
 from dynafast.net.transport import Transport
-from dynafast.protocol import Status
 from dynafast.storage.rocks import RocksStore
 
 TICK_S = 0.02
@@ -275,9 +274,9 @@ class _Server:
                 await trio.sleep(0)
 
     async def _announce(self, start: Start, address: Address) -> None:
-        """Say that the node is ready: it has its seats, or has waited long enough for them."""
+        """Say that the node is ready: it has its seats and has heard from others, or has waited for long enough."""
         with trio.move_on_after(READY_S):
-            while self._node.own.status is not Status.UP or self._dialling:
+            while not self._node.serves or self._dialling:
                 await trio.sleep(TICK_S)
         facts = start.identity.facts
         print(f"ready {start.own.name} {address} cluster={facts.cluster.hex()}", flush=True)  # noqa: T201

@@ -64,6 +64,9 @@ class _Speaker:
     def linked_peers(self) -> list[_Peer]:
         return self.peers
 
+    def heard(self) -> None:
+        """Nobody waits for this here."""
+
     def learn(self, entries: Iterable[Entry]) -> None:
         if self.membership.merge(entries):
             self.gossip.hurry()

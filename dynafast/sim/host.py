@@ -33,7 +33,7 @@ JOIN_PAUSE_NS = 200 * MS
 JOIN_TRY_NS = 5 * SECOND
 JOIN_PATIENCE_NS = 30 * SECOND
 AGAIN = frozenset(
-    {"unavailable", "overloaded", "stopping", "change-in-progress", "alive"}
+    {"unavailable", "overloaded", "starting", "stopping", "change-in-progress", "alive"}
 )  # refusals of a JOIN that may pass
 
 

@@ -287,6 +287,7 @@ class Cluster:
         wanted = min(self.facts.replicas, len({member.node.own.host for member in self.members}))
         return all(
             member.node.own.status is Status.UP
+            and not member.node.coordinator.starting
             and len(member.node.linked_peers()) == len(live) - 1
             and all(len(set(holders)) >= wanted for holders in member.node.coordinator.view.holders)
             and len(member.node.membership.members()) == len(self.members)

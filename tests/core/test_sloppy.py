@@ -217,3 +217,23 @@ def test_no_more_is_kept_for_one_node_than_the_cap() -> None:
         kept += 1
     assert 3 <= kept <= 10
     assert replica.hinted[b"12345678"][0] == kept
+
+
+def test_a_node_that_comes_back_serves_when_it_has_heard_from_another_or_nobody_is_there() -> None:
+    cluster = Cluster(3)
+    first, *others = cluster.members
+    cluster.kill(first)
+    cluster.restart(first)
+    assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 1})[CODE] == "starting"
+    assert pipe(first).ask(Op.GET, b"k", {"r": 1})[CODE] == "starting"
+    before = cluster.now_ns
+    cluster.run_until(lambda: not first.node.coordinator.starting)
+    assert cluster.now_ns - before < 500_000_000
+    for member in cluster.members:
+        cluster.kill(member)
+    cluster.restart(first)
+    before = cluster.now_ns
+    cluster.run_until(lambda: not first.node.coordinator.starting)
+    assert 1_900_000_000 < cluster.now_ns - before < 2_500_000_000
+    assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 1})[0] == Op.WRITTEN
+    assert not any(member.up for member in others)
