@@ -523,8 +523,8 @@ class Node:
         for connection in self._inbound.get(entry.id, []):
             connection.close()
 
-    def mark_removed(self, entry: Entry, done: Callable[[], None]) -> None:
-        """Remove a dead node for ever; ``done()`` once that is on disk, and peers have heard: we may be lost next."""
+    def mark_removed(self, entry: Entry, done: Callable[[bool], None]) -> None:
+        """Remove a dead node for ever; *done* as for `tell_removed`, once that is on our disk too."""
         removed = replace(entry, status=Status.REMOVED)
         batch = Batch()
         identity.put_entries(batch, [removed])
@@ -532,21 +532,31 @@ class Node:
 
         def durable() -> None:
             self.learn([removed])
-            peers = self.linked_peers()
-            left = len(peers)
-
-            def heard(_result: object, _error: object) -> None:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    done()
-
-            for peer in peers:
-                self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
-            if not peers:
-                done()
+            self.tell_removed(removed, done)
 
         self.after_flush(durable)
+
+    def tell_removed(self, removed: Entry, done: Callable[[bool], None]) -> None:
+        """Tell all who can be reached of a removal, as we may be lost next.
+
+        ``done(kept)`` once each has answered or has had its time: whether most of us, this node among them, have it on
+        disk.
+        """
+        members = self.membership.entries
+        peers = [peer for peer in self.linked_peers() if members[peer.id].member]
+        left, kept = len(peers), 1
+
+        def heard(_result: object, error: object) -> None:
+            nonlocal left, kept
+            left -= 1
+            kept += error is None
+            if left == 0:
+                done(2 * kept > len(peers) + 1)
+
+        for peer in peers:
+            self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
+        if not peers:
+            done(True)
 
     def partition_of(self, object_key: bytes) -> int:
         """Return the partition of ``position (8 bytes, big-endian) + key``."""
@@ -607,7 +617,7 @@ class Node:
         if shape != self._shape:
             self._shape, self._placement = shape, self._place(placed)
             changed = set(range(self.facts.partitions))
-        for partition in changed:
+        for partition in sorted(changed):  # the order within a set can depend on how it came about
             preference = self.preference(partition)
             row = [(peers[id], mask) for id, mask in self.seats.row(partition, preference)]
             serving = {peer.id for peer, _ in row}
