@@ -105,6 +105,7 @@ class Node:
         self._me = self._peer(own)
         self._dialled: set[bytes] = set()
         self._inbound: dict[bytes, list[Connection]] = {}  # node -> its connections to us
+        self._called: dict[bytes, int] = {}  # node -> its newest generation that has called
         self.replica = Replica(store, partitions=self.facts.partitions, plants=self.plants)
         self._view = View(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self.coordinator = Coordinator(
@@ -260,6 +261,7 @@ class Node:
         if fields["role"] == "peer":
             self._check_peer(fields)
             connection.peer = fields["node"]
+            self._supersede(fields["node"], fields.get("generation"))
             self._inbound.setdefault(fields["node"], []).append(connection)
         return {
             "version": WIRE_VERSION,
@@ -282,10 +284,17 @@ class Node:
             raise RefusedError("this node was removed from the cluster and cannot come back", code="removed")
         self._check_age(known, fields)
 
+    def _supersede(self, id: bytes, generation: object) -> None:
+        """Read nothing more of what earlier starts of a node have sent: it may be from before a round."""
+        if isinstance(generation, int) and generation > self._called.get(id, 0):
+            self._called[id] = generation
+            for older in self._inbound.get(id, []):
+                older.close()
+
     def _check_age(self, known: Entry, fields: dict[Any, Any]) -> None:
         """Refuse a node whose folder is older than what it has told: an old copy, or one that was put back."""
         generation, since = fields.get("generation"), fields.get("since")
-        stale = not isinstance(generation, int) or generation < known.generation
+        stale = not isinstance(generation, int) or generation < max(known.generation, self._called.get(known.id, 0))
         match since:
             case [before, version] if is_uint(before) and is_uint(version) and known.generation != generation:
                 stale = stale or (before, version) < known.digest
