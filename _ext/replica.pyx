@@ -370,8 +370,11 @@ cdef class Replica:
 
         Args:
             after: only keys above it; b"" for all. limit: number of keys at most. Unreadable records are left out.
+
+        A leaf that was read as a whole and does not sum up to what the tree says is put right.
         """
         cdef list found = []
+        cdef bint whole = leaf is not None and not after and self.cursors[partition] is None
         start, end = partition_range(partition, self.partitions) if leaf is None else self._leaf_range(partition, leaf)
         if self.modes[partition] == NONE:
             return found, True
@@ -380,10 +383,23 @@ cdef class Replica:
         while len(found) < limit:
             page = self._readable(partition, start, end, min(CHUNK, limit - len(found)))
             if not page:
+                if whole:
+                    self._check_leaf(self.trees[partition], leaf, found)
                 return found, True
+            whole = whole and all(isinstance(value, Record) for _, value in page)
             found += [(key, (<Record>value).hash()) for key, value in page if isinstance(value, Record)]
             start = page[len(page) - 1][0] + b"\0"
         return found, False
+
+    cdef int _check_leaf(self, MerkleTree tree, Py_ssize_t leaf, list found) except -1:
+        """Let a leaf be the sum of its records: one that is not would differ from other replicas for ever."""
+        cdef uint64_t total = 0, before
+        for key, digest in found:
+            total += <uint64_t>xxh3_64_intdigest(key, digest)
+        before = tree.nodes[tree.inner + leaf]
+        if before != total:
+            tree.update(leaf, before, total)
+        return 0
 
     # ---- trees
 
@@ -514,8 +530,12 @@ cdef class Replica:
         return len(spared)
 
     def cleared(self, Py_ssize_t partition):
-        """After a clearance was written: what could not be read is gone, and the tree is built anew."""
-        self.damaged = {key for key in self.damaged if self.partition_of(key) != partition}
+        """After a clearance was written: what could not be read is gone but for hints, and the tree is built anew."""
+        self.damaged = {
+            key for key in self.damaged
+            if self.partition_of(key) != partition
+            or any(self.disk.read(_HINTS, id + key) is not None for id in sorted(self.hinted))
+        }
         self.broken.discard(partition)
         self.rebuild(partition)
 

@@ -50,7 +50,7 @@ class Dropping(Machine):
 
     def changed(self, partitions: set[int]) -> None:
         """Find what is not wanted here any more, and what is again."""
-        for partition in partitions:
+        for partition in sorted(partitions):
             if self._is_unwanted(partition):
                 self._due.setdefault(partition, (0, RETRY_MIN_NS))
             else:

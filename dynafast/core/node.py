@@ -107,6 +107,7 @@ class Node:
         self._me = self._peer(own)
         self._dialled: set[bytes] = set()
         self._inbound: dict[bytes, list[Connection]] = {}  # node -> its connections to us
+        self._called: dict[bytes, int] = {}  # node -> its newest generation that has called
         self.replica = Replica(store, partitions=self.facts.partitions, plants=self.plants)
         self._view = View(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self.coordinator = Coordinator(
@@ -262,6 +263,7 @@ class Node:
         if fields["role"] == "peer":
             self._check_peer(fields)
             connection.peer = fields["node"]
+            self._supersede(fields["node"], fields.get("generation"))
             self._inbound.setdefault(fields["node"], []).append(connection)
         return {
             "version": WIRE_VERSION,
@@ -284,10 +286,17 @@ class Node:
             raise RefusedError("this node was removed from the cluster and cannot come back", code="removed")
         self._check_age(known, fields)
 
+    def _supersede(self, id: bytes, generation: object) -> None:
+        """Read nothing more of what earlier starts of a node have sent: it may be from before a round."""
+        if isinstance(generation, int) and generation > self._called.get(id, 0):
+            self._called[id] = generation
+            for older in self._inbound.get(id, []):
+                older.close()
+
     def _check_age(self, known: Entry, fields: dict[Any, Any]) -> None:
         """Refuse a node whose folder is older than what it has told: an old copy, or one that was put back."""
         generation, since = fields.get("generation"), fields.get("since")
-        stale = not isinstance(generation, int) or generation < known.generation
+        stale = not isinstance(generation, int) or generation < max(known.generation, self._called.get(known.id, 0))
         match since:
             case [before, version] if is_uint(before) and is_uint(version) and known.generation != generation:
                 stale = stale or (before, version) < known.digest
@@ -525,8 +534,8 @@ class Node:
         for connection in self._inbound.get(entry.id, []):
             connection.close()
 
-    def mark_removed(self, entry: Entry, done: Callable[[], None]) -> None:
-        """Remove a dead node for ever; ``done()`` once that is on disk, and peers have heard: we may be lost next."""
+    def mark_removed(self, entry: Entry, done: Callable[[bool], None]) -> None:
+        """Remove a dead node for ever; *done* as for `tell_removed`, once that is on our disk too."""
         removed = replace(entry, status=Status.REMOVED)
         batch = Batch()
         identity.put_entries(batch, [removed])
@@ -534,21 +543,31 @@ class Node:
 
         def durable() -> None:
             self.learn([removed])
-            peers = self.linked_peers()
-            left = len(peers)
-
-            def heard(_result: object, _error: object) -> None:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    done()
-
-            for peer in peers:
-                self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
-            if not peers:
-                done()
+            self.tell_removed(removed, done)
 
         self.after_flush(durable)
+
+    def tell_removed(self, removed: Entry, done: Callable[[bool], None]) -> None:
+        """Tell all who can be reached of a removal, as we may be lost next.
+
+        ``done(kept)`` once each has answered or has had its time: whether most of us, this node among them, have it on
+        disk.
+        """
+        members = self.membership.entries
+        peers = [peer for peer in self.linked_peers() if members[peer.id].member]
+        left, kept = len(peers), 1
+
+        def heard(_result: object, error: object) -> None:
+            nonlocal left, kept
+            left -= 1
+            kept += error is None
+            if left == 0:
+                done(2 * kept > len(peers) + 1)
+
+        for peer in peers:
+            self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
+        if not peers:
+            done(True)
 
     def partition_of(self, object_key: bytes) -> int:
         """Return the partition of ``position (8 bytes, big-endian) + key``."""
@@ -609,7 +628,7 @@ class Node:
         if shape != self._shape:
             self._shape, self._placement = shape, self._place(placed)
             changed = set(range(self.facts.partitions))
-        for partition in changed:
+        for partition in sorted(changed):  # the order within a set can depend on how it came about
             preference = self.preference(partition)
             row = [(peers[id], mask) for id, mask in self.seats.row(partition, preference)]
             serving = {peer.id for peer, _ in row}

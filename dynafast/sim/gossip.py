@@ -29,12 +29,14 @@ class Study:
 
     Attributes:
         join_s: seconds until every node knew one that had joined.
+        rounds: rounds that a node began in that time, the mean.
         quiet_bytes: bytes that a node sends each second while there is no news.
         news_bytes: bytes that a node sent for the join, beyond that.
     """
 
     nodes: int
     join_s: float
+    rounds: float
     quiet_bytes: float
     news_bytes: float
 
@@ -55,6 +57,7 @@ class _Speaker:
         self.membership = Membership([*known, entry])
         self.peers: list[_Peer] = []
         self.sent = 0
+        self.rounds = 0
         self.plants: frozenset[str] = frozenset()
         rng = world.random(f"gossip/{entry.name}")
         self.random64 = lambda: rng.getrandbits(64)
@@ -81,6 +84,7 @@ class _Speaker:
     ) -> None:
         message = dumps([int(op), 1, *fields])
         self.sent += len(message) + FRAME_SIZE
+        self.rounds += "digests" in fields[0]
 
         def arrive() -> None:
             answer = dumps([int(Op.OK), 1, peer.speaker.gossip.receive(loads(message)[2])])
@@ -128,10 +132,12 @@ def study(nodes: int, *, seed: int = 1) -> Study:
     world.after(newcomer.tick_ns, newcomer.tick)
     newcomer.gossip.hurry()
     begun, before = world.now, sum(speaker.sent for speaker in speakers)
+    rounds = sum(speaker.rounds for speaker in speakers)
     while any(newcomer.own.id not in speaker.membership.entries for speaker in speakers):
         if world.now - begun > LIMIT_NS:
             break
         world.run(world.now + 20 * MS)
     join_s = (world.now - begun) / SECOND
     sent = (sum(speaker.sent for speaker in speakers) - before) / nodes
-    return Study(nodes=nodes, join_s=join_s, quiet_bytes=quiet, news_bytes=sent - quiet * join_s)
+    rounds = sum(speaker.rounds for speaker in speakers) - rounds
+    return Study(nodes=nodes, join_s=join_s, rounds=rounds / nodes, quiet_bytes=quiet, news_bytes=sent - quiet * join_s)

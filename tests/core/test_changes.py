@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dynafast.core.changes import Changes
+from dynafast.core.identity import load_entries
 from dynafast.protocol import Op, Status
 from tests.core.harness import Cluster, Member, Pipe
 from tests.core.load import (
@@ -147,6 +148,32 @@ def test_a_dead_node_is_removed_and_its_seats_are_claimed() -> None:
     check_one_owner(cluster)
     check_nothing_lost(cluster, load, copies=2)
     check_nothing_left_over(cluster)
+
+
+def knows_removed(member: Member, name: str) -> bool:
+    """Whether a member's folder remembers that a node was removed."""
+    return any(entry.name == name and not entry.member for entry in load_entries(member.store))
+
+
+def test_a_removal_is_answered_once_most_of_the_others_have_it_on_disk() -> None:
+    cluster, _ = filled(5)
+    kill(cluster, cluster.members[4])
+    asked, *others = cluster.members[:4]
+    asked.flushing = False  # until all have given their permits
+    pipe = cluster.client(0)
+    pipe.send([Op.REMOVE, 1, "n4", False])
+    cluster.run_until(lambda: knows_removed(asked, "n4"))
+    for other in others:
+        other.flushing = False
+    asked.flushing = True
+    cluster.run_until(lambda: bool(pipe.received), limit_ms=5_000)
+    assert pipe.answers()[0][2] == "unavailable"
+    for other in others:
+        other.flushing = True
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[0] == Op.OK
+    for other in others:
+        other.store.crash()
+        assert knows_removed(other, "n4")
 
 
 def test_a_removed_node_that_comes_back_ends_itself() -> None:
