@@ -60,7 +60,9 @@ class Simulation:
         self.world = world
         self.network = Network(world, latency_us=options.latency_us, jitter_us=options.jitter_us, pieces=options.pieces)
         self.plants = plants
-        self.plan = Plan(group=options.group, flush_ns=options.flush_us * US, build_count=options.build_count, plants=plants)
+        self.plan = Plan(
+            group=options.group, flush_ns=options.flush_us * US, build_count=options.build_count, plants=plants
+        )
         self.directory: dict[str, Host] = {}
         self.hosts: list[Host] = []
         self.every_host: list[Host] = []
