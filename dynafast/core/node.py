@@ -43,7 +43,7 @@ from dynafast.storage.interface import Batch, Store
 TELL_MS = 1_000
 TOLD_MAX = 1024  # versions of our entry that are remembered
 LISTEN_NS = 2_000_000_000  # a node that comes back asks others so long what they know of it, before it serves alone
-BUILD_COUNT = 512  # records that a tick reads at most to build trees
+BUILD_COUNT = 512
 
 # Refusals of a hello that end this node, and what it ends as.
 _ENDS = {"removed": "removed", "stale-generation": "stale"}
@@ -69,6 +69,7 @@ class Node:
         random64: returns random integers in 0..2**64-1.
         trace: receives events.
         settings: what ``status --config`` shows; passed through.
+        build_count: records that a tick reads at most to build trees.
         plants: names of safeguards to leave out, for the canaries of the simulator.
 
     Attributes:
@@ -85,6 +86,7 @@ class Node:
         random64: Callable[[], int],
         trace: Trace,
         settings: dict[str, object],
+        build_count: int = BUILD_COUNT,
         plants: Collection[str] = frozenset(),
     ) -> None:
         self.facts = identity.facts
@@ -140,7 +142,7 @@ class Node:
         self.detector = self.machine(Detector)
         self.healing = self.machine(Healing)
         self.rounds = self.machine(Rounds)
-        self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(BUILD_COUNT)]
+        self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(build_count)]
         self._work += [machine.tick for machine in self.machines]
         self._ops: dict[Op, tuple[int | None, Answering]] = {}
         for machine in self.machines:

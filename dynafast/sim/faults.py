@@ -84,6 +84,20 @@ def clog(sim: "Simulation", rng: Random) -> str | None:
 
 
 @fault("network")
+def mute(sim: "Simulation", rng: Random) -> str | None:
+    """Stop what nodes answer some clients, who do not know what has become of their requests."""
+    struck = []
+    for _ in range(rng.choice([1, 3, 9])):
+        ends = [end for end in sim.network.ends.values() if end.far.owner.place == "clients" and not end.clogged]
+        if ends:
+            end = rng.choice(ends)
+            sim.network.clog(end)
+            sim.heal_later(a_while(rng), lambda end=end: sim.network.unclog(end))  # type: ignore[misc]
+            struck.append(str(end.number))
+    return "wires " + " ".join(struck) if struck else None
+
+
+@fault("network")
 def partition(sim: "Simulation", rng: Random) -> str | None:
     """Let two groups of machines not hear each other."""
     names = [host.name for host in sim.hosts]

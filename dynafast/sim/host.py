@@ -14,7 +14,7 @@ from dynafast._ext.connection import Connection
 from dynafast.core import identity
 from dynafast.core.identity import ClusterFacts, Identity
 from dynafast.core.membership import Entry
-from dynafast.core.node import Node
+from dynafast.core.node import BUILD_COUNT, Node
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import PeerProtocolError, StoreError
 from dynafast.limits import WIRE_VERSION
@@ -43,6 +43,7 @@ class Plan:
 
     group: bool
     flush_ns: int
+    build_count: int = BUILD_COUNT
     plants: frozenset[str] = frozenset()
 
 
@@ -220,6 +221,7 @@ class Process:
             random64=lambda: self._rng.getrandbits(64),
             trace=self._trace,
             settings={},
+            build_count=host.plan.build_count,
             plants=host.plan.plants,
         )
         self.id = own.id
