@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast.core.machine import Answering, Machine
 from dynafast.core.membership import Entry
-from dynafast.errors import DynafastError, PeerProtocolError
+from dynafast.errors import DynafastError, PeerProtocolError, StoreError
 from dynafast.protocol import Op
 
 if TYPE_CHECKING:
@@ -61,11 +61,13 @@ class Gossip(Machine):
 
         Raises:
             PeerProtocolError: the message is malformed.
+            StoreError: the entries count, but will be forgotten in a restart.
         """
         if not isinstance(message, dict):
             raise PeerProtocolError("a gossip message must be a map")
         if "entries" in message:
-            self._take(message["entries"])
+            if not self._take(message["entries"]):
+                raise StoreError("the member entries could not be written")
             return {}
         send, want = self.node.membership.compare(message.get("digests"))
         return {"entries": [entry.to_wire() for entry in send], "want": want}
@@ -109,9 +111,9 @@ class Gossip(Machine):
 
         self.node.call(peer, Op.GOSSIP, [{"digests": self.node.membership.digests()}], ANSWER_MS, done)
 
-    def _take(self, entries: object) -> None:
+    def _take(self, entries: object) -> bool:
         if not isinstance(entries, list):
             raise PeerProtocolError("gossip entries must be a list")
         if not all(isinstance(fields, dict) for fields in entries):
             raise PeerProtocolError("gossip entries must be maps")
-        self.node.learn([Entry.from_wire(fields) for fields in entries])
+        return self.node.learn([Entry.from_wire(fields) for fields in entries])

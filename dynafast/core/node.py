@@ -101,6 +101,7 @@ class Node:
         self._since = remembered.get(own.id, own).digest  # of our entry before this start
         self._told: dict[int, Entry] = {own.version: own}  # version -> our entry of this start, the last ones
         self.membership = Membership([*(entry for entry in remembered.values() if entry.id != own.id), own])
+        self._unwritten: dict[bytes, Entry] = {}  # of others, that the store has refused
         self.given = load_given(store)
         self.peers: dict[bytes, Peer] = {}
         self._hosts: dict[str, int] = {}
@@ -484,8 +485,8 @@ class Node:
             self.replica.put_mode(batch, partition, mode, cursor)
         self.write(batch)
 
-    def learn(self, entries: Iterable[Entry]) -> None:
-        """Take in entries that a peer told.
+    def learn(self, entries: Iterable[Entry]) -> bool:
+        """Take in entries that a peer told; return whether all that is known was handed to the store.
 
         Raises:
             PeerProtocolError: one names seats that the cluster does not have; none is taken in.
@@ -498,14 +499,16 @@ class Node:
             else:
                 told.append(entry)
         news = self.membership.merge(told)
-        if not news:
-            return
+        self._unwritten.update((entry.id, entry) for entry in news)
         batch = Batch()
-        identity.put_entries(batch, news)
+        identity.put_entries(batch, self._unwritten.values())
         try:
             self.write(batch)
-        except StoreError as error:  # others will tell us again after a restart
+            self._unwritten.clear()
+        except StoreError as error:  # tried again with the next ones; after a restart others will tell us
             self.trace("store.refused", what="member entries", error=str(error))
+        if not news:
+            return not self._unwritten
         for entry in news:
             self.trace("member.changed", name=entry.name, status=entry.status.value, version=entry.version)
         self._rebuild()
@@ -513,6 +516,7 @@ class Node:
             if not entry.member:
                 self._part(entry)
         self._gossip.hurry()
+        return not self._unwritten
 
     def _hear_of_us(self, entry: Entry) -> None:
         """Somebody tells our own entry: it must be one that this start of this node has told, or older."""

@@ -70,9 +70,10 @@ class _Speaker:
     def heard(self) -> None:
         """Nobody waits for this here."""
 
-    def learn(self, entries: Iterable[Entry]) -> None:
+    def learn(self, entries: Iterable[Entry]) -> bool:
         if self.membership.merge(entries):
             self.gossip.hurry()
+        return True
 
     def call(
         self,

@@ -183,8 +183,10 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
         host.copy = host.process.id, host.disk.copy()
         return f"of {host.name}"
     starts = host.disk.boot - kept[1].boot  # since the copy was made
-    if starts == 1 or not sim.budget.allows_death(host) or not sim.begin_change(host):
-        return None  # after one start the entry of the old life may be the new one's, byte for byte
+    if starts and not _known_life(sim, host, kept[1].boot + 2):
+        return None  # the entry of the life that was heard of may be the new one's, byte for byte
+    if not sim.budget.allows_death(host) or not sim.begin_change(host):
+        return None
     sim.budget.strike(host)
     host.kill()
     sim.lost_data_ns = sim.world.now
@@ -196,6 +198,16 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
     host.disk, host.copy = kept[1], None
     host.start()
     return f"put back on {host.name}"
+
+
+def _known_life(sim: "Simulation", host: "Host", generation: int) -> bool:
+    """Whether another machine has heard of that life of a machine's node, or of a later one."""
+    entries = [
+        other.node.membership.entries.get(host.id)
+        for other in sim.hosts
+        if other is not host and other.process is not None
+    ]
+    return any(entry is not None and entry.generation >= generation for entry in entries)
 
 
 def tidy(sim: "Simulation") -> None:
