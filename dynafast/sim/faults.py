@@ -249,7 +249,11 @@ def corrupt(sim: "Simulation", rng: Random) -> str | None:
     history = rng.choice(sim.histories)
     if not sim.budget.allows_loss(host, [history]):
         return None
-    if not host.disk.damage(object_key(sim.position(history.key), history.key)):
+    key = object_key(sim.position(history.key), history.key)
+    if key not in host.disk.object_keys():
+        return None
+    sim.budget.strike(host, [history])
+    if not host.disk.damage(key):
         return None
     sim.lost_data_ns = sim.world.now
     sim.damaged.add(history.key)

@@ -61,6 +61,7 @@ class Host:
         self.address = f"{name}:7411"
         self.disk = Disk()
         self.process: Process | None = None
+        self.id = b""  # of the node that runs here, or ran here last
         self.skew_ms = 0  # of the wall clock
         self.slow = 1  # how many times longer a flush takes
         self.lives = 0
@@ -153,6 +154,7 @@ class Host:
 
     def _live(self, who: Identity, entry: Entry) -> None:
         self.lives += 1
+        self.id = entry.id
         self.world.trace(f"start {self.name} {entry.id.hex()} {entry.generation}")
         self.process = Process(self, who, entry)
 

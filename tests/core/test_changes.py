@@ -360,6 +360,21 @@ def test_a_node_that_dies_soon_after_its_join_can_be_replaced_at_once() -> None:
     assert knock(seed, name="n9", replace="n9")[0] == Op.OK
 
 
+def test_of_two_that_are_to_be_replaced_none_stays() -> None:
+    """The seed that lets the heir in knows of the first alone; of the second, which had replaced it, it hears later."""
+    cluster, _ = filled(4)
+    seed, first = cluster.members[0], cluster.members[3]
+    kill(cluster, first)
+    assert knock(seed, name="n3", replace="n3")[0] == Op.OK
+    second = cluster.add("n3", id=b"newnode2")
+    cluster.run_until(lambda: b"newnode2" in seed.node.membership.entries)
+    kill(cluster, second)
+    cluster.add("n3", id=b"newnode1")
+    live = [member for member in cluster.members if member.up]
+    cluster.run_until(lambda: all(len(member.node.members()) == len(live) for member in live))
+    assert [entry.id for entry in seed.node.members() if entry.name == "n3"] == [b"newnode1"]
+
+
 def test_a_node_that_answers_is_not_replaced() -> None:
     assert knock(Cluster(3).members[0], name="n2", replace="n2")[2] == "alive"
 
