@@ -225,6 +225,8 @@ class Process:
             plants=host.plan.plants,
         )
         self.id = own.id
+        self._core = self.node.coordinator  # what each turn asks, without detours
+        self._at = self._core.at
         self.disk.sync()
         self.ready = True
         self.at()
@@ -237,7 +239,7 @@ class Process:
     def at(self) -> None:
         """Tell the core the time."""
         now = self.world.now
-        self.node.at(now + self._offset_ns, EPOCH_MS + now // MS + self.host.skew_ms)
+        self._at(now + self._offset_ns, EPOCH_MS + now // MS + self.host.skew_ms)
 
     # ---- the owner of ends
 
@@ -280,9 +282,9 @@ class Process:
 
     def pump(self) -> None:
         """Send what the last turn produced; start a flush if something waits for it."""
-        node, ends, send = self.node, self._ends, self.network.send
-        dirty = node.take_dirty()
+        dirty = self._core.take_dirty()
         while dirty:
+            ends, send = self._ends, self.network.send
             for connection in dirty:
                 end = ends.get(connection)
                 data = connection.take()
@@ -293,8 +295,8 @@ class Process:
                 if connection.closing:
                     self.network.close(end)
                     self._drop(end)
-            dirty = node.take_dirty()
-        if node.flush_wanted and not self.flushing:
+            dirty = self._core.take_dirty()
+        if not self.flushing and self._core.flush_wanted:
             self._flush()
 
     # ---- time
