@@ -15,6 +15,7 @@ by connections. Nothing here waits.
 """
 
 from collections import deque
+from contextlib import suppress
 
 from xxhash import xxh3_64_intdigest
 
@@ -452,7 +453,8 @@ cdef class Get(Quorum):
         if read_bool(rest, &same):
             slot.digest = self.digest
             if self.home.planted and "same-is-now" in self.home.plants:
-                self.found = self.home.replica.read(self.object_key) or Record.__new__(Record)
+                with suppress(StoreError):
+                    self.found = self.home.replica.read(self.object_key) or Record.__new__(Record)
             elif self.asked_with is not None:
                 self.found = self.found.merged(self.asked_with)
         elif not read_null(rest):

@@ -6,6 +6,8 @@ none that can be asked may refuse, and each gives one at a time. So two operator
 removal there, cannot together leave fewer hosts than replicas, whatever each of their nodes has heard. A permit is
 remembered on disk, and lapses when its change is seen or after ten seconds.
 
+A removal is answered once most of the members that can be reached have it on disk: whoever was asked may die next.
+
 Accepted or refused within five seconds; the work goes on behind (`dynafast.core.taking`, `dynafast.core.leaving`).
 """
 
@@ -80,9 +82,16 @@ class Changes(Machine):
     ) -> None:
         """Say that a node has gone already, unless others have heard of a new one of that name."""
 
-        def asked() -> None:
-            if not self._named(name).member:
+        def told(kept: bool) -> None:  # noqa: FBT001 - a callback
+            if kept:
                 connection.reply(id, result)
+            else:
+                _fail(connection, id, _little_known(name))
+
+        def asked() -> None:
+            gone = self._named(name)
+            if not gone.member:
+                self.node.tell_removed(gone, told)  # who was asked first may have died before it told others
                 return
             try:
                 again()
@@ -203,7 +212,7 @@ class Changes(Machine):
                 return
             known = self.node.membership.entries.get(entry.id, entry)
             try:
-                self.node.mark_removed(known, lambda: done(None))
+                self.node.mark_removed(known, lambda kept: done(None if kept else _little_known(entry.name)))
             except StoreError as refused:
                 done(RefusedError(str(refused), code="store-error"))
 
@@ -368,6 +377,14 @@ class Changes(Machine):
                 self.node.trace("store.refused", what="permit", error=str(error))  # after a restart it lapses anew
         self._permit = permit
         self._until_ns = self.node.now_ns + PERMIT_NS
+
+
+def _little_known(name: str) -> RefusedError:
+    return RefusedError(
+        f"{name} has gone, but too few of the other members have said that they know: ask again",
+        {"name": name},
+        code="unavailable",
+    )
 
 
 def _fail(connection: "Connection", id: int, error: DynafastError) -> None:

@@ -50,7 +50,7 @@ class Dropping(Machine):
 
     def changed(self, partitions: set[int]) -> None:
         """Find what is not wanted here any more, and what is again."""
-        for partition in partitions:
+        for partition in sorted(partitions):
             if self._is_unwanted(partition):
                 self._due.setdefault(partition, (0, RETRY_MIN_NS))
             else:
@@ -122,6 +122,8 @@ class Dropping(Machine):
     def _round(self, holders: list["Peer"], partitions: list[int]) -> Errand:
         replica = self.node.replica
         roots = {partition: replica.root(partition) for partition in partitions}
+        stale = partitions if "stale-drop" in self.node.plants else []
+        early = {partition: self._clearance(partition) for partition in stale}
         seats = dict.fromkeys(partitions, 0)
         for peer in holders:
             stated = yield from self._stated(peer, partitions)
@@ -143,7 +145,7 @@ class Dropping(Machine):
                 for partition in pushed:
                     seats[partition] |= stated[partition][1]
         whole = (1 << self.node.facts.replicas) - 1
-        self._drop([p for p in partitions if seats[p] == whole and roots[p] is not None], roots)
+        self._drop([p for p in partitions if seats[p] == whole and roots[p] is not None], roots, early)
 
     def _stated(self, peer: "Peer", partitions: list[int]):  # type: ignore[no-untyped-def]  # a part of an errand
         answer = yield Ask(peer, Op.ROOTS, [partitions], 16 * len(partitions))
@@ -158,10 +160,15 @@ class Dropping(Machine):
                     raise PeerProtocolError("an answer to ROOTS must list [root, seats]")
         return stated
 
-    def _drop(self, partitions: list[int], roots: dict[int, int | None]) -> None:
+    def _clearance(self, partition: int) -> Batch:
+        batch = Batch()
+        self.node.replica.put_clearance(batch, partition)
+        return batch
+
+    def _drop(self, partitions: list[int], roots: dict[int, int | None], early: dict[int, Batch]) -> None:
         node = self.node
         left = [p for p in partitions if self._is_unwanted(p) and node.replica.mode(p) != MODE_NONE]
-        if "stale-drop" not in node.plants:
+        if not early:
             left = [p for p in left if node.replica.root(p) == roots[p]]  # nothing was written here since
         while left:
             batch = Batch()
@@ -169,7 +176,7 @@ class Dropping(Machine):
             while left and len(batch.ops) < BATCH_OPS_MAX:
                 partition = left.pop()
                 try:
-                    node.replica.put_clearance(batch, partition)
+                    batch.ops.extend((early.get(partition) or self._clearance(partition)).ops)
                 except StoreError as error:  # one that cannot be read must be mended first
                     node.trace("drop.failed", partition=partition, error=str(error))
                     continue

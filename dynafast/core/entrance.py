@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REMEMBER_NS = 600_000_000_000  # whom a node has replaced, in case it is heard of later
 LOOK_NS = 1_000_000_000
+AWAY_NS = 3_000_000_000  # it is no heir of the heir: that would be linked, or the heir known to be gone, by then
 RESERVE_NS = 10_000_000_000  # a name is kept for the node it was promised to, until that is heard of
 
 _FIXED = ("partitions", "replicas", "r", "w", "hash")
@@ -27,6 +28,7 @@ class Entrance(Machine):
         super().__init__(node)
         self._promised: dict[str, tuple[bytes, int]] = {}  # name -> (node id, until)
         self._replaced: dict[str, tuple[bytes, int]] = {}  # name -> (node that took its place, until)
+        self._away_ns: dict[bytes, int] = {}  # node that was to be replaced -> since when it is seen to be away
         self._next_ns = 0
 
     def ops(self) -> Ops:
@@ -38,11 +40,21 @@ class Entrance(Machine):
         if not self._replaced or now_ns < self._next_ns:
             return
         self._next_ns = now_ns + LOOK_NS
-        self._replaced = {name: row for name, row in self._replaced.items() if row[1] > now_ns}
+        entries = self.node.membership.entries
+        self._replaced = {
+            name: (heir, until)
+            for name, (heir, until) in self._replaced.items()
+            if until > now_ns and (heir not in entries or entries[heir].member)  # else another may be its heir
+        }
+        found: dict[bytes, int] = {}
         for name, (heir, _) in sorted(self._replaced.items()):
             dead = self._member(name, heir)
-            if dead is not None and dead.id != self.node.own.id and self.node.peers[dead.id].link is None:
+            if dead is None or dead.id == self.node.own.id or self.node.peers[dead.id].link is not None:
+                continue
+            found[dead.id] = self._away_ns.get(dead.id, now_ns)
+            if now_ns - found[dead.id] >= AWAY_NS:
                 self.node.machine(Changes).remove(dead, lambda _error: None, accept_loss=False, replaced=True)
+        self._away_ns = found
 
     def _receive(self, connection: "Connection", id: int, fields: list[Any]) -> None:
         """JOIN [request] -> the cluster's facts and members."""
@@ -76,10 +88,11 @@ class Entrance(Machine):
             except RequestError as refusal:
                 connection.fail(id, refusal.code, str(refusal), refusal.details)
             else:
+                # Of another that was to be replaced this node may hear only later: perhaps one after `dead`.
+                self._replaced[replaced] = (asker, self.node.now_ns + REMEMBER_NS)
                 self._admit(connection, id, name, asker)
 
         if dead is None:
-            self._replaced[replaced] = (asker, self.node.now_ns + REMEMBER_NS)
             removed(None)
         else:
             self.node.machine(Changes).remove(dead, removed, accept_loss=False, replaced=True)

@@ -36,7 +36,11 @@ class Gossip(Machine):
         return {Op.GOSSIP: (1, self._answer)}
 
     def _answer(self, connection: "Connection", id: int, fields: list[Any]) -> None:
-        connection.reply(id, self.receive(fields[0]))
+        answer = self.receive(fields[0])
+        if answer:
+            connection.reply(id, answer)
+        else:  # who tells of a removal counts those that have it on disk
+            self.node.after_flush(lambda: connection.reply(id, answer))
 
     def hurry(self) -> None:
         """There is news: make the next rounds quick."""

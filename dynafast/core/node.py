@@ -43,7 +43,7 @@ from dynafast.storage.interface import Batch, Store
 TELL_MS = 1_000
 TOLD_MAX = 1024  # versions of our entry that are remembered
 LISTEN_NS = 2_000_000_000  # a node that comes back asks others so long what they know of it, before it serves alone
-BUILD_COUNT = 512  # records that a tick reads at most to build trees
+BUILD_COUNT = 512
 
 # Refusals of a hello that end this node, and what it ends as.
 _ENDS = {"removed": "removed", "stale-generation": "stale"}
@@ -69,6 +69,7 @@ class Node:
         random64: returns random integers in 0..2**64-1.
         trace: receives events.
         settings: what ``status --config`` shows; passed through.
+        build_count: records that a tick reads at most to build trees.
         plants: names of safeguards to leave out, for the canaries of the simulator.
 
     Attributes:
@@ -85,6 +86,7 @@ class Node:
         random64: Callable[[], int],
         trace: Trace,
         settings: dict[str, object],
+        build_count: int = BUILD_COUNT,
         plants: Collection[str] = frozenset(),
     ) -> None:
         self.facts = identity.facts
@@ -140,7 +142,7 @@ class Node:
         self.detector = self.machine(Detector)
         self.healing = self.machine(Healing)
         self.rounds = self.machine(Rounds)
-        self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(BUILD_COUNT)]
+        self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(build_count)]
         self._work += [machine.tick for machine in self.machines]
         self._ops: dict[Op, tuple[int | None, Answering]] = {}
         for machine in self.machines:
@@ -532,8 +534,8 @@ class Node:
         for connection in self._inbound.get(entry.id, []):
             connection.close()
 
-    def mark_removed(self, entry: Entry, done: Callable[[], None]) -> None:
-        """Remove a dead node for ever; ``done()`` once that is on disk, and peers have heard: we may be lost next."""
+    def mark_removed(self, entry: Entry, done: Callable[[bool], None]) -> None:
+        """Remove a dead node for ever; *done* as for `tell_removed`, once that is on our disk too."""
         removed = replace(entry, status=Status.REMOVED)
         batch = Batch()
         identity.put_entries(batch, [removed])
@@ -541,21 +543,31 @@ class Node:
 
         def durable() -> None:
             self.learn([removed])
-            peers = self.linked_peers()
-            left = len(peers)
-
-            def heard(_result: object, _error: object) -> None:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    done()
-
-            for peer in peers:
-                self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
-            if not peers:
-                done()
+            self.tell_removed(removed, done)
 
         self.after_flush(durable)
+
+    def tell_removed(self, removed: Entry, done: Callable[[bool], None]) -> None:
+        """Tell all who can be reached of a removal, as we may be lost next.
+
+        ``done(kept)`` once each has answered or has had its time: whether most of us, this node among them, have it on
+        disk.
+        """
+        members = self.membership.entries
+        peers = [peer for peer in self.linked_peers() if members[peer.id].member]
+        left, kept = len(peers), 1
+
+        def heard(_result: object, error: object) -> None:
+            nonlocal left, kept
+            left -= 1
+            kept += error is None
+            if left == 0:
+                done(2 * kept > len(peers) + 1)
+
+        for peer in peers:
+            self.call(peer, Op.GOSSIP, [{"entries": [removed.to_wire()]}], TELL_MS, heard)
+        if not peers:
+            done(True)
 
     def partition_of(self, object_key: bytes) -> int:
         """Return the partition of ``position (8 bytes, big-endian) + key``."""
@@ -616,7 +628,7 @@ class Node:
         if shape != self._shape:
             self._shape, self._placement = shape, self._place(placed)
             changed = set(range(self.facts.partitions))
-        for partition in changed:
+        for partition in sorted(changed):  # the order within a set can depend on how it came about
             preference = self.preference(partition)
             row = [(peers[id], mask) for id, mask in self.seats.row(partition, preference)]
             serving = {peer.id for peer, _ in row}

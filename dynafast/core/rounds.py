@@ -177,7 +177,7 @@ class Rounds(Machine):
 
     def _seek(self, now_ns: int) -> None:
         """Read some records of the next partition that this node leads and that has changed since it was searched."""
-        for _ in range(SEEK_PARTITIONS):
+        for _ in range(min(SEEK_PARTITIONS, self.node.facts.partitions)):
             partition = self._partition
             if self._leads(partition):
                 root = self.node.replica.root(partition)

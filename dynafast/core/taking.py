@@ -99,7 +99,7 @@ class Taking(Machine):
 
     def changed(self, partitions: set[int]) -> None:
         """Begin with what this node should serve now, and stop what it should not."""
-        for partition in partitions:
+        for partition in sorted(partitions):
             task = self._tasks.get(partition)
             if not self._wanted(partition, task):
                 if task is not None and not task.busy:

@@ -48,14 +48,25 @@ class Budget:
         """Whether a machine may lose its records of *keys* (None: of all)."""
         return all(self._spared(host, history) for history in self._sim.histories if keys is None or history in keys)
 
-    def _spared(self, host: "Host", history: KeyHistory) -> bool:
+    def strike(self, host: "Host", keys: "list[KeyHistory] | None" = None) -> None:
+        """A machine loses its records of *keys* (None: of all), as was allowed.
+
+        Where no other seat has what was acknowledged, a hint brings it back, or a machine that is no owner any more;
+        strict reads need not know it before.
+        """
+        for history in self._sim.histories if keys is None else keys:
+            if not self._spared(host, history, seated=True):
+                history.drift(self._sim.world.now)
+
+    def _spared(self, host: "Host", history: KeyHistory, *, seated: bool = False) -> bool:
+        """Whether the other disks (*seated*: those of owners) have all of a key that was acknowledged and is here."""
         key = object_key(self._sim.position(history.key), history.key)
         here = covered(host, key, durable=False)
         if not here:
             return True
         elsewhere: dict[int, int] = {}
         for other in self._sim.hosts:
-            if other is not host and other.counts:
+            if other is not host and other.counts and not (seated and not self._serves(other, history.key)):
                 for actor, counter in covered(other, key, durable=True).items():
                     elsewhere[actor] = max(counter, elsewhere.get(actor, 0))
         return all(
@@ -65,6 +76,12 @@ class Budget:
             for actor, counter in write.dots
             if here.get(actor, 0) >= counter
         )
+
+    def _serves(self, host: "Host", key: bytes) -> bool:
+        """Whether a machine has a seat of a key: by what it says itself, or while it is down by what all others say."""
+        partition = self._sim.position(key) * self._sim.options.partitions >> 64
+        told = [host] if host.process else [other for other in self._sim.hosts if other.process is not None]
+        return bool(told) and all(teller.node.seats.seats_of(host.id, partition) for teller in told)
 
 
 def covered(host: "Host", key: bytes, *, durable: bool) -> dict[int, int]:

@@ -23,6 +23,7 @@ TRIES = 4
 PATIENCE_MS = 400  # after its deadline an answer that is still missing counts as none
 AVOID_NS = 300 * MS
 RING_PAUSE_NS = SECOND
+TOUR_NS = 500 * MS  # a tour goes on by a key
 SULK_NS = 200 * MS  # after a verb that failed
 UNKNOWN = frozenset({"timeout", "uncertain"})
 STALE = frozenset({"not-replica", "no-seat"})
@@ -111,6 +112,7 @@ class Client:
         *,
         plants: frozenset[str] = frozenset(),
         replicas: int,
+        tour: int = 0,
     ) -> None:
         self._cluster = cluster
         self._world = cluster.world
@@ -122,6 +124,7 @@ class Client:
         self._habits = habits
         self._plants = plants
         self._replicas = replicas
+        self._tour = tour
         self._ends: dict[str, End] = {}
         self._avoid: dict[str, int] = {}
         self._time = 0
@@ -232,8 +235,12 @@ class Client:
                 return
             if self._aware:
                 yield from self._refresh()
-            history = self._keys[self._rng.randrange(len(self._keys))]
-            yield from self._visit(history)
+            yield from self._visit(self._keys[self._next_key()])
+
+    def _next_key(self) -> int:
+        if self._tour:
+            return (self._world.now // TOUR_NS + self._rng.randrange(self._tour)) % len(self._keys)
+        return self._rng.randrange(len(self._keys))
 
     def _pause(self) -> int:
         return int(self._rng.expovariate(1.0) * self._habits.think_ms * MS) + 1
@@ -310,8 +317,7 @@ class Client:
         fields = [history.key, value, basis.context, write.id]
         for _ in range(TRIES):
             asked_ns = self._world.now
-            repeat = "repeat-put" in self._plants
-            answer = yield from self._around(history.key, Op.PUT, fields, options, repeat=repeat, write=write)
+            answer = yield from self._around(history.key, Op.PUT, fields, options, repeat=False, write=write)
             if isinstance(answer, list) and answer[0] == Op.WRITTEN:
                 self._cluster.finished("put", "ok")
                 return self._written(history, write, answer, asked_ns)
@@ -319,7 +325,7 @@ class Client:
             history.end_write(self._world.now, write, _named(answer), unsure=unsure)
             if not unsure:
                 break
-            if value is None:
+            if value is None or "repeat-put" in self._plants:
                 continue
             shown = yield from self.get(history)
             if shown is None:

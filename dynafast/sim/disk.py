@@ -80,11 +80,8 @@ class Disk(MemoryStore):
 
     def durable(self, key: bytes) -> bytes | None:
         """Return the object that a power loss now would certainly leave, or None. Raises CorruptRecordError."""
-        for before in self._undo:
-            for family, changed, stored in before:
-                if changed == key and family is Family.OBJECTS:
-                    return None if stored is None else unseal(key, stored)
-        return self.present(key)
+        stored = self._flushed(key, self._stored[Family.OBJECTS].get(key))
+        return None if stored is None else unseal(key, stored)
 
     def present(self, key: bytes) -> bytes | None:
         """Return the object as it was written last, or None. Raises CorruptRecordError."""
@@ -97,12 +94,20 @@ class Disk(MemoryStore):
         A damaged one is left out.
         """
         result = []
-        for read, certain in ((self.present, False), (self.durable, True)):
-            with contextlib.suppress(CorruptRecordError):
-                data = read(key)
-                if data is not None:
-                    result.append((data, certain))
+        present = self._stored[Family.OBJECTS].get(key)
+        flushed = self._flushed(key, present)
+        for stored, certain in ((present, flushed is present), (flushed, True))[: 1 if flushed is present else 2]:
+            if stored is not None:
+                with contextlib.suppress(CorruptRecordError):
+                    result.append((unseal(key, stored), certain))
         return result
+
+    def _flushed(self, key: bytes, present: bytes | None) -> bytes | None:
+        for before in self._undo:
+            for family, changed, stored in before:
+                if changed == key and family is Family.OBJECTS:
+                    return stored
+        return present
 
     def object_keys(self) -> list[bytes]:
         """Return all object keys, in order."""

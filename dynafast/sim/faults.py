@@ -84,6 +84,20 @@ def clog(sim: "Simulation", rng: Random) -> str | None:
 
 
 @fault("network")
+def mute(sim: "Simulation", rng: Random) -> str | None:
+    """Stop what nodes answer some clients, who do not know what has become of their requests."""
+    struck = []
+    for _ in range(rng.choice([1, 3, 9])):
+        ends = [end for end in sim.network.ends.values() if end.far.owner.place == "clients" and not end.clogged]
+        if ends:
+            end = rng.choice(ends)
+            sim.network.clog(end)
+            sim.heal_later(a_while(rng), lambda end=end: sim.network.unclog(end))  # type: ignore[misc]
+            struck.append(str(end.number))
+    return "wires " + " ".join(struck) if struck else None
+
+
+@fault("network")
 def partition(sim: "Simulation", rng: Random) -> str | None:
     """Let two groups of machines not hear each other."""
     names = [host.name for host in sim.hosts]
@@ -235,7 +249,11 @@ def corrupt(sim: "Simulation", rng: Random) -> str | None:
     history = rng.choice(sim.histories)
     if not sim.budget.allows_loss(host, [history]):
         return None
-    if not host.disk.damage(object_key(sim.position(history.key), history.key)):
+    key = object_key(sim.position(history.key), history.key)
+    if key not in host.disk.object_keys():
+        return None
+    sim.budget.strike(host, [history])
+    if not host.disk.damage(key):
         return None
     sim.lost_data_ns = sim.world.now
     sim.damaged.add(history.key)

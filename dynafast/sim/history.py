@@ -128,6 +128,7 @@ class KeyHistory:
         self.buried: dict[int, int] = {}  # covered by any acknowledged write
         self.burials: list[tuple[int, int]] = []  # of strict deletes: when acknowledged, what they had seen
         self.newest = 0  # when the latest strict acknowledged write began
+        self._drifted_ns = -1
         self.lines: list[str] = []
 
     def note(self, now_ns: int, text: str) -> None:
@@ -171,6 +172,12 @@ class KeyHistory:
                 self.burials.append((now_ns, write.seen))
             if self._ordered:
                 self.newest = max(self.newest, write.started_ns)
+
+    def drift(self, now_ns: int) -> None:
+        """No seat has all any more that was acknowledged until now: strict reads need not know it."""
+        self.note(now_ns, "the last seat that had all is lost")
+        self.strict, self.dead, self.burials, self.newest = 0, {}, [], 0
+        self._drifted_ns = now_ns
 
     def know(self, write: Write, dot: Dot) -> None:
         """A dot was seen to be of this write."""
@@ -266,7 +273,7 @@ class KeyHistory:
                     raise ViolationError(
                         "siblings-concurrent", f"w{write.index} lives beside w{other.index}, which has seen it", self
                     )
-        if strict:
+        if strict and reading.started_ns > self._drifted_ns:
             self._check_strict(reading, found, shown)
         return shown
 

@@ -14,7 +14,7 @@ from dynafast._ext.connection import Connection
 from dynafast.core import identity
 from dynafast.core.identity import ClusterFacts, Identity
 from dynafast.core.membership import Entry
-from dynafast.core.node import Node
+from dynafast.core.node import BUILD_COUNT, Node
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import PeerProtocolError, StoreError
 from dynafast.limits import WIRE_VERSION
@@ -43,6 +43,7 @@ class Plan:
 
     group: bool
     flush_ns: int
+    build_count: int = BUILD_COUNT
     plants: frozenset[str] = frozenset()
 
 
@@ -60,6 +61,7 @@ class Host:
         self.address = f"{name}:7411"
         self.disk = Disk()
         self.process: Process | None = None
+        self.id = b""  # of the node that runs here, or ran here last
         self.skew_ms = 0  # of the wall clock
         self.slow = 1  # how many times longer a flush takes
         self.lives = 0
@@ -152,6 +154,7 @@ class Host:
 
     def _live(self, who: Identity, entry: Entry) -> None:
         self.lives += 1
+        self.id = entry.id
         self.world.trace(f"start {self.name} {entry.id.hex()} {entry.generation}")
         self.process = Process(self, who, entry)
 
@@ -218,9 +221,12 @@ class Process:
             random64=lambda: self._rng.getrandbits(64),
             trace=self._trace,
             settings={},
+            build_count=host.plan.build_count,
             plants=host.plan.plants,
         )
         self.id = own.id
+        self._core = self.node.coordinator  # what each turn asks, without detours
+        self._at = self._core.at
         self.disk.sync()
         self.ready = True
         self.at()
@@ -233,7 +239,7 @@ class Process:
     def at(self) -> None:
         """Tell the core the time."""
         now = self.world.now
-        self.node.at(now + self._offset_ns, EPOCH_MS + now // MS + self.host.skew_ms)
+        self._at(now + self._offset_ns, EPOCH_MS + now // MS + self.host.skew_ms)
 
     # ---- the owner of ends
 
@@ -276,9 +282,9 @@ class Process:
 
     def pump(self) -> None:
         """Send what the last turn produced; start a flush if something waits for it."""
-        node, ends, send = self.node, self._ends, self.network.send
-        dirty = node.take_dirty()
+        dirty = self._core.take_dirty()
         while dirty:
+            ends, send = self._ends, self.network.send
             for connection in dirty:
                 end = ends.get(connection)
                 data = connection.take()
@@ -289,8 +295,8 @@ class Process:
                 if connection.closing:
                     self.network.close(end)
                     self._drop(end)
-            dirty = node.take_dirty()
-        if node.flush_wanted and not self.flushing:
+            dirty = self._core.take_dirty()
+        if not self.flushing and self._core.flush_wanted:
             self._flush()
 
     # ---- time

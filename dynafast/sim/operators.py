@@ -114,6 +114,7 @@ def remove(sim: "Simulation", rng: Random) -> str | None:
     host = a_host(sim, rng)
     if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
+    sim.budget.strike(host)
     host.kill()
     host.counts, host.doomed = False, True
     back_ns = a_while(rng) if rng.random() < 0.5 else None
@@ -150,6 +151,7 @@ def replace(sim: "Simulation", rng: Random) -> str | None:
     host = a_host(sim, rng)
     if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
+    sim.budget.strike(host)
     host.kill()
     host.counts = False
     sim.forget(host)
@@ -164,6 +166,7 @@ def wipe(sim: "Simulation", rng: Random) -> str | None:
     host = a_host(sim, rng)
     if host is None or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
+    sim.budget.strike(host)
     host.kill()
     start_over(sim, host)
     return host.name
@@ -182,6 +185,7 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
     starts = host.disk.boot - kept[1].boot  # since the copy was made
     if starts == 1 or not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None  # after one start the entry of the old life may be the new one's, byte for byte
+    sim.budget.strike(host)
     host.kill()
     sim.lost_data_ns = sim.world.now
     if starts == 0:

@@ -1,11 +1,16 @@
 """What a run is made of, drawn from its seed: the cluster, its clients, and which faults it knows at all.
 
 Each fault has a weight, and about half of them none: a run with two faults finds what a run with twenty drowns.
+
+What is drawn seldom has a stream of its own, so that it changes nothing in the other runs: nodes that build their trees
+slowly, `SELDOM` faults, and a *tour*: clients write and delete a few keys, then go on to others, and only links are
+clogged. There keys rest long enough for rounds while old frames wait.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
+from dynafast.core.node import BUILD_COUNT
 from dynafast.errors import ConfigError
 from dynafast.sim import faults as _faults
 from dynafast.sim import operators as _operators
@@ -13,6 +18,8 @@ from dynafast.sim.clients import Habits
 from dynafast.sim.registry import FAULTS, GROUPS
 from dynafast.sim.world import World
 
+TOUR_FAULTS = frozenset({"clog", "mute"})
+SELDOM = frozenset({"mute"})
 SOURCES = (_faults, _operators)  # importing them registers what they have
 
 
@@ -38,6 +45,8 @@ class Options:
     most_down: int
     most_faults: int  # at one time
     most_changes: int  # of the members, at one time
+    build_count: int  # records that a node reads in a tick to build its trees after a start
+    tour: int  # how many keys clients use at a time before they go on to others; 0: all the time all keys
     weights: dict[str, int] = field(default_factory=dict)  # of the faults that are on
 
     def lines(self) -> list[str]:
@@ -71,14 +80,16 @@ def named_faults(text: str) -> frozenset[str] | None:
 
 def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) -> Options:
     """Draw the options of a run."""
-    rng = world.random("options")
+    rng, swarm = world.random("options"), world.random("swarm")
+    build_count = swarm.choice([BUILD_COUNT] * 5 + [2])
+    tour = swarm.choice([0] * 7 + [3])
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
     majority = replicas // 2 + 1
     quorums = [(majority, majority), (majority, majority), (1, replicas), (replicas, 1), (1, 1)]
     r, w = rng.choices(quorums, [6, 6, 1, 1, 1])[0]
     on = {}
     for name in FAULTS:
-        weight = rng.choice([0, 0, 0, 1, 2, 5])
+        weight = swarm.choice([0] * 5 + [5]) if name in SELDOM else rng.choice([0, 0, 0, 1, 2, 5])
         if faults is None:
             if weight:
                 on[name] = weight
@@ -93,6 +104,9 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         giving=rng.choice([0.0, 0.0, 0.3]),
         odd_quorum=rng.choice([0.0, 0.0, 0.1]),
     )
+    if tour:
+        on = {name: 5 for name in FAULTS if name in TOUR_FAULTS and (faults is None or name in faults)}
+        habits = replace(habits, think_ms=100, timeout_ms=1000)
     return Options(
         nodes=nodes,
         ops=ops,
@@ -102,7 +116,7 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         w=w,
         group=rng.random() < 0.85,
         clients=rng.choice([3, 6, 10, 16]),
-        keys=rng.choice([3, 12, 40, 120]),
+        keys=(120, rng.choice([3, 12, 40, 120]))[not tour],
         habits=habits,
         latency_us=rng.choice([50, 200, 1000]),
         jitter_us=rng.choice([50, 500, 5000]),
@@ -112,5 +126,7 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         most_down=rng.choice([1, 1, 2, nodes]),
         most_faults=rng.choice([1, 3, 3, 6, 12]),
         most_changes=rng.choice([1, 1, 2, 3]),
+        build_count=build_count,
+        tour=tour,
         weights=on,
     )

@@ -60,7 +60,9 @@ class Simulation:
         self.world = world
         self.network = Network(world, latency_us=options.latency_us, jitter_us=options.jitter_us, pieces=options.pieces)
         self.plants = plants
-        self.plan = Plan(group=options.group, flush_ns=options.flush_us * US, plants=plants)
+        self.plan = Plan(
+            group=options.group, flush_ns=options.flush_us * US, build_count=options.build_count, plants=plants
+        )
         self.directory: dict[str, Host] = {}
         self.hosts: list[Host] = []
         self.every_host: list[Host] = []
@@ -77,7 +79,7 @@ class Simulation:
         self.histories = [
             KeyHistory(
                 b"key-%d" % number,
-                kinds.choice(list(Kind)),
+                Kind.CART if options.tour else kinds.choice(list(Kind)),
                 self.facts.cluster,
                 ordered=2 * options.w > options.replicas,
             )
@@ -287,6 +289,7 @@ class Simulation:
                 self.options.habits,
                 plants=self.plants,
                 replicas=self.options.replicas,
+                tour=self.options.tour,
             )
             self.clients.append(client)
             client.start()

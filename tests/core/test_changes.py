@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dynafast.core.changes import Changes
+from dynafast.core.identity import load_entries
 from dynafast.protocol import Op, Status
 from tests.core.harness import Cluster, Member, Pipe
 from tests.core.load import (
@@ -147,6 +148,32 @@ def test_a_dead_node_is_removed_and_its_seats_are_claimed() -> None:
     check_one_owner(cluster)
     check_nothing_lost(cluster, load, copies=2)
     check_nothing_left_over(cluster)
+
+
+def knows_removed(member: Member, name: str) -> bool:
+    """Whether a member's folder remembers that a node was removed."""
+    return any(entry.name == name and not entry.member for entry in load_entries(member.store))
+
+
+def test_a_removal_is_answered_once_most_of_the_others_have_it_on_disk() -> None:
+    cluster, _ = filled(5)
+    kill(cluster, cluster.members[4])
+    asked, *others = cluster.members[:4]
+    asked.flushing = False  # until all have given their permits
+    pipe = cluster.client(0)
+    pipe.send([Op.REMOVE, 1, "n4", False])
+    cluster.run_until(lambda: knows_removed(asked, "n4"))
+    for other in others:
+        other.flushing = False
+    asked.flushing = True
+    cluster.run_until(lambda: bool(pipe.received), limit_ms=5_000)
+    assert pipe.answers()[0][2] == "unavailable"
+    for other in others:
+        other.flushing = True
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[0] == Op.OK
+    for other in others:
+        other.store.crash()
+        assert knows_removed(other, "n4")
 
 
 def test_a_removed_node_that_comes_back_ends_itself() -> None:
@@ -331,6 +358,21 @@ def test_a_node_that_dies_soon_after_its_join_can_be_replaced_at_once() -> None:
     cluster.settle()
     kill(cluster, late)
     assert knock(seed, name="n9", replace="n9")[0] == Op.OK
+
+
+def test_of_two_that_are_to_be_replaced_none_stays() -> None:
+    """The seed that lets the heir in knows of the first alone; of the second, which had replaced it, it hears later."""
+    cluster, _ = filled(4)
+    seed, first = cluster.members[0], cluster.members[3]
+    kill(cluster, first)
+    assert knock(seed, name="n3", replace="n3")[0] == Op.OK
+    second = cluster.add("n3", id=b"newnode2")
+    cluster.run_until(lambda: b"newnode2" in seed.node.membership.entries)
+    kill(cluster, second)
+    cluster.add("n3", id=b"newnode1")
+    live = [member for member in cluster.members if member.up]
+    cluster.run_until(lambda: all(len(member.node.members()) == len(live) for member in live))
+    assert [entry.id for entry in seed.node.members() if entry.name == "n3"] == [b"newnode1"]
 
 
 def test_a_node_that_answers_is_not_replaced() -> None:

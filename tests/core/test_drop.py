@@ -75,17 +75,17 @@ def test_what_was_written_since_the_seats_agreed_keeps_the_partition(monkeypatch
     holder, partition = moved(cluster)
     key = key_in(holder, partition)
     dropping = holder.node.machine(Dropping)
-    drop = dropping._drop
+    drop: Any = dropping._drop
     written: list[int] = []
 
-    def late(partitions: list[int], roots: dict[int, int | None]) -> None:
+    def late(partitions: list[int], roots: dict[int, int | None], *others: object) -> None:
         if partition in partitions and not written:
             written.append(1)
             holder.node.replica.merge(okey(key), record(7))
-            drop(partitions, roots)
+            drop(partitions, roots, *others)
             assert holder.node.replica.mode(partition) == MODE_GIVEN
         else:
-            drop(partitions, roots)
+            drop(partitions, roots, *others)
 
     monkeypatch.setattr(dropping, "_drop", late)
     cluster.run_until(lambda: bool(written) and holder.node.replica.mode(partition) == MODE_NONE)

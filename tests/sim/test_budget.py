@@ -1,5 +1,7 @@
 """A disk may lose only what has a synced copy elsewhere."""
 
+import pytest
+
 from dynafast._ext.clock import Record
 from dynafast.sim.history import NOTHING
 from dynafast.sim.options import draw
@@ -10,9 +12,9 @@ from dynafast.storage.interface import object_key
 RECORD = Record([(7, 1, 0)], [(7, 1, 0, bytes(16), b"v")])
 
 
-def cluster() -> Simulation:
+def cluster(nodes: int = 3) -> Simulation:
     world = World(1)
-    sim = Simulation(1, draw(world, nodes=3, ops=1, faults=()), world)
+    sim = Simulation(1, draw(world, nodes=nodes, ops=1, faults=()), world)
     sim.set_up()
     return sim
 
@@ -63,3 +65,23 @@ def test_what_nobody_was_promised_may_go() -> None:
     sim = cluster()
     keep(sim, 0)
     assert sim.budget.allows_loss(sim.hosts[0])
+
+
+@pytest.mark.parametrize(("seated", "strict"), [(True, 1), (False, 0)])
+def test_a_write_that_no_other_seat_has_is_strict_no_more(seated: bool, strict: int) -> None:
+    """A hint brings it back, in its time; until then no owner knows of it."""
+    sim = cluster(nodes=5)
+    key = sim.histories[0].key
+    node = sim.hosts[0].node
+    owners = node.seats.holders(sim.position(key) * sim.options.partitions >> 64)
+    numbers = [number for number, host in enumerate(sim.hosts) if (host.id in owners) is seated]
+    struck = next(number for number, host in enumerate(sim.hosts) if host.id in owners)
+    other = next(number for number in numbers if number != struck)
+    keep(sim, struck)
+    keep(sim, other)
+    acknowledge(sim)
+    assert sim.budget.allows_loss(sim.hosts[struck])
+    sim.budget.strike(sim.hosts[struck])
+    assert sim.histories[0].strict == strict
+    sim.hosts[other].kill()
+    assert sim.budget._serves(sim.hosts[other], key) is seated, "others know where its seats are while it is down"

@@ -18,3 +18,16 @@ def test_without_faults_nothing_fails(seed: int) -> None:
     assert result.violation is None
     assert result.faults == {}
     assert {name.split()[1] for name in result.outcomes} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        371,  # a node was replaced at one that knew only of an earlier node of that name
+        30,  # the only owner that had a write was lost, while it was on another disk as a hint
+        193,  # both copies of two owners were damaged, one after the other, while there was a third as a hint
+    ],
+)
+def test_pinned_seed_holds(seed: int) -> None:
+    result = simulate(seed)
+    assert result.violation is None, f"dynafast sim --seed {seed}: {result.violation}"
