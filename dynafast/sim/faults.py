@@ -74,11 +74,12 @@ def delay(sim: "Simulation", rng: Random) -> str | None:
 def clog(sim: "Simulation", rng: Random) -> str | None:
     """Stop some directions of wires; they open one by one."""
     struck = []
+    longer = 4 * SECOND if sim.options.tour else 0  # than a record rests before a round
     for _ in range(rng.choice([1, 1, 2, 5])):
         end = _end(sim, rng, between_nodes=True)
         if end is not None and not end.clogged:
             sim.network.clog(end)
-            sim.heal_later(a_while(rng), lambda end=end: sim.network.unclog(end))  # type: ignore[misc]
+            sim.heal_later(longer + a_while(rng), lambda end=end: sim.network.unclog(end))  # type: ignore[misc]
             struck.append(str(end.number))
     return "wires " + " ".join(struck) if struck else None
 

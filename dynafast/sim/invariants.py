@@ -31,7 +31,7 @@ def check_receipt(sim: "Simulation", history: KeyHistory, write: Write, receipt:
         raise ViolationError("receipts-true", f"durability is group, and unsynced votes count: {receipt}", history)
     if sim.lost_data_ns >= asked_ns:
         return  # what was counted may be gone again
-    if sim.world.now - asked_ns > REST_NS and write.bit & history.deleted():
+    if sim.world.now - write.started_ns > REST_NS and write.bit & history.deleted():
         return  # the answer was long on its way: a round may have taken the write away
     key = object_key(sim.position(history.key), history.key)
     known: dict[bytes, bool] = {}  # most replicas have the same record

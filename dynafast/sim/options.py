@@ -18,7 +18,7 @@ from dynafast.sim.clients import Habits
 from dynafast.sim.registry import FAULTS, GROUPS
 from dynafast.sim.world import World
 
-TOUR_FAULTS = frozenset({"clog", "mute"})
+TOURS = ({"clog": 5}, {"clog": 2, "mute": 5})  # the faults of tours
 SELDOM = frozenset({"mute"})
 SOURCES = (_faults, _operators)  # importing them registers what they have
 
@@ -82,7 +82,7 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
     """Draw the options of a run."""
     rng, swarm = world.random("options"), world.random("swarm")
     build_count = swarm.choice([BUILD_COUNT] * 5 + [2])
-    tour = swarm.choice([0] * 7 + [3])
+    tour = swarm.choice([0] * 5 + [3])
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
     majority = replicas // 2 + 1
     quorums = [(majority, majority), (majority, majority), (1, replicas), (replicas, 1), (1, 1)]
@@ -105,9 +105,9 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         odd_quorum=rng.choice([0.0, 0.0, 0.1]),
     )
     if tour:
-        on = {name: 5 for name in FAULTS if name in TOUR_FAULTS and (faults is None or name in faults)}
-        habits = replace(habits, think_ms=100, timeout_ms=1000)
-    return Options(
+        on = {name: weight for name, weight in swarm.choice(TOURS).items() if faults is None or name in faults}
+        habits = replace(habits, think_ms=150, timeout_ms=1000)
+    options = Options(
         nodes=nodes,
         ops=ops,
         partitions=rng.choice([8, 16, 32]),
@@ -116,7 +116,7 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         w=w,
         group=rng.random() < 0.85,
         clients=rng.choice([3, 6, 10, 16]),
-        keys=(120, rng.choice([3, 12, 40, 120]))[not tour],
+        keys=rng.choice([3, 12, 40, 120]),
         habits=habits,
         latency_us=rng.choice([50, 200, 1000]),
         jitter_us=rng.choice([50, 500, 5000]),
@@ -130,3 +130,6 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         tour=tour,
         weights=on,
     )
+    if tour:  # few links hang at a time, so that rounds find everybody else
+        options = replace(options, clients=min(6, options.clients), keys=120, fault_ms=300, most_faults=3)
+    return options
