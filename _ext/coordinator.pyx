@@ -336,6 +336,27 @@ cdef class Quorum(Pending):
     cdef int reply(self) except -1:
         return 0
 
+    cdef int body(self, Buffer out) except -1:
+        """Append the answer behind its id."""
+        return 0
+
+    cdef int reply_with(self, int fields, int op, bint large) except -1:
+        """Send the answer: straight into the output, or, when it may need parts, as a message of its own first."""
+        cdef Connection client = self.client
+        cdef Buffer out
+        cdef Py_ssize_t start
+        if not large:
+            start = client.begin_message(fields, op, self.client_id)
+            self.body(client.out)
+            return client.end_answer(start)
+        out = Buffer()
+        put_head(out, ARRAY, fields)
+        put_uint(out, op)
+        put_uint(out, self.client_id)
+        self.body(out)
+        client.settle()
+        return client.send_message(self.client_id, out.data, out.size)
+
     cdef int give_up(self) except -1:
         return 0
 
@@ -479,20 +500,7 @@ cdef class Get(Quorum):
         return 0
 
     cdef int reply(self) except -1:
-        cdef Connection client = self.client
-        cdef Buffer out
-        cdef Py_ssize_t start
-        if self.found.value_bytes() < _DIRECT_MAX:
-            start = client.begin_message(6, FOUND, self.client_id)
-            self.body(client.out)
-            return client.end_answer(start)
-        out = Buffer()
-        put_head(out, ARRAY, 6)
-        put_uint(out, FOUND)
-        put_uint(out, self.client_id)
-        self.body(out)
-        client.settle()
-        return client.send_message(self.client_id, out.data, out.size)
+        return self.reply_with(6, FOUND, self.found.value_bytes() >= _DIRECT_MAX)
 
     cdef int body(self, Buffer out) except -1:
         _put_live(out, self.found)
@@ -727,20 +735,7 @@ cdef class Put(Quorum):
         return Quorum.conclude(self)
 
     cdef int reply(self) except -1:
-        cdef Connection client = self.client
-        cdef Py_ssize_t start
-        cdef Buffer out
-        if not self.options.give or self.record.value_bytes() < _DIRECT_MAX:
-            start = client.begin_message(8, WRITTEN, self.client_id)
-            self.body(client.out)
-            return client.end_answer(start)
-        out = Buffer()
-        put_head(out, ARRAY, 8)
-        put_uint(out, WRITTEN)
-        put_uint(out, self.client_id)
-        self.body(out)
-        client.settle()
-        return client.send_message(self.client_id, out.data, out.size)
+        return self.reply_with(8, WRITTEN, self.options.give and self.record.value_bytes() >= _DIRECT_MAX)
 
     cdef int body(self, Buffer out) except -1:
         cdef Py_ssize_t live = self.record.live_count()
@@ -1519,8 +1514,7 @@ cdef class Coordinator(Handler):
                 stood = False
                 for j in range(request.count):
                     stood = stood or request.slots[j].target == i
-                if not stood:
-                    request.stand_in(i)
+                request.slots[i].covered = stood or request.stand_in(i) >= 0
         if request.hopeless():
             what, needed, could = request.lacking(True)
             raise UnavailableError(
@@ -1631,24 +1625,13 @@ cdef class Coordinator(Handler):
             if put.slots[i].state == ASKED and (put.slots[i].target >= 0 or put.slots[i].extra):
                 put.send(i, sent)
             elif put.slots[i].state == FAILED:
-                self._make_up_failed(put, i)
+                put.make_up(i)
         if (self.group or put.options.durable) and not (self.planted and "ack-before-flush" in self.plants):
             vote = Vote.__new__(Vote)
             vote.put = put
             vote.rounds = put.rounds
             return self.await_flush(vote)
         return put.vote(self.group)
-
-    cdef int _make_up_failed(self, Put put, int place) except -1:
-        """A holder that could not be asked from the start: one stands in, or this node keeps a hint."""
-        cdef int i
-        if put.slots[place].covered or put.slots[place].target >= 0 or put.slots[place].extra:
-            return 0
-        for i in range(put.count):
-            if put.slots[i].target == place:
-                return 0
-        put.slots[place].covered = True
-        return self.keep_hint(put, put.peers[place])
 
     cdef int keep_hint(self, Put put, Peer target) except -1:
         """Keep the record for a holder that has not got it; not counted."""
@@ -1664,6 +1647,7 @@ cdef class Coordinator(Handler):
         """Send again, read anew, what was refused as of an old round: once this node knows of the round too."""
         cdef list stale = self.stale
         cdef Put put
+        cdef Record held
         cdef Local local
         self.stale = []
         for request, place, number, since in stale:
@@ -1671,27 +1655,19 @@ cdef class Coordinator(Handler):
             if self.pending.get(put.rid) is not put or put.slots[<int>place].state != ASKED:
                 continue
             if self.replica.round < number:
-                if self.now_ns - since < STALE_WAIT_NS:
-                    self.stale.append((put, place, number, since))
-                else:
-                    self.follow_round(number)
-                    self.stale.append((put, place, number, since))
+                if self.now_ns - since >= STALE_WAIT_NS:
+                    self.node.follow_round(number)  # nobody asked this node to agree
+                self.stale.append((put, place, number, since))
                 continue
             try:
-                put.record = put.record if self.replica.read(put.object_key) is None else self.replica.load(
-                    put.object_key, &local)
+                held = self.replica.load(put.object_key, &local)
             except StoreError:
                 continue                    # it ends at its deadline
+            if held.entry_count:
+                put.record = held
             put.round = self.replica.round
             put.send(place, put.record)
         return 0
-
-    def follow_round(self, uint64_t number):
-        """A peer refuses frames of rounds before *number*, and nobody asked this node to agree: raise ours too.
-
-        The number counts after the flush. This node then agrees to no round of that number.
-        """
-        self.node.follow_round(number)
 
     cdef Relay forward(
         self, Connection conn, uint64_t id, int op, bytes key, Py_ssize_t partition, const Options *options

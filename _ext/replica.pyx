@@ -38,6 +38,7 @@ MODE_NONE, MODE_PULLED, MODE_SEATED, MODE_GIVEN = NONE, PULLED, SEATED, GIVEN
 HOLDS_NOTHING, HOLDS_SAME, HOLDS_OTHER, HOLDS_HINT = 0, 1, 2, 3
 
 _MODE = b"mode/"
+_MODE_END = b"mode0"                # the first key behind those
 _ROUND = b"round"
 
 cdef object _OBJECTS = Family.OBJECTS
@@ -49,6 +50,14 @@ cdef object _META = Family.META
 cdef inline uint64_t _leaf_hash(bytes object_key, Record record) except? 0:
     """Return what a record adds to its leaf: the hash of key, context and dots."""
     return xxh3_64_intdigest(object_key, record.hash())
+
+
+cdef int _set_leaf(MerkleTree tree, Py_ssize_t leaf, uint64_t total) except -1:
+    """Let a leaf be *total*, whatever it was."""
+    cdef uint64_t before = tree.nodes[tree.inner + leaf]
+    if before != total:
+        tree.update(leaf, before, total)
+    return 0
 
 
 cdef inline bytes _id(uint64_t number):
@@ -99,7 +108,7 @@ cdef class Replica:
         self.broken = set()
         number = store.read(_META, _ROUND)
         self.round = self.round_written = 0 if number is None else int.from_bytes(number, "big")
-        for page in walk(store, _META, _MODE, _MODE[:-1] + b"0", limit=1000):
+        for page in walk(store, _META, _MODE, _MODE_END, limit=1000):
             for key, value in page:
                 if isinstance(value, CorruptRecordError):
                     raise value
@@ -340,7 +349,6 @@ cdef class Replica:
 
         A shorter result does not mean the end; an empty one does. Nothing in mode NONE.
         """
-        cdef Local local
         start, end = partition_range(partition, self.partitions)
         if self.modes[partition] == NONE:
             return []
@@ -375,6 +383,7 @@ cdef class Replica:
         """
         cdef list found = []
         cdef bint whole = leaf is not None and not after and self.cursors[partition] is None
+        cdef uint64_t total
         start, end = partition_range(partition, self.partitions) if leaf is None else self._leaf_range(partition, leaf)
         if self.modes[partition] == NONE:
             return found, True
@@ -383,23 +392,16 @@ cdef class Replica:
         while len(found) < limit:
             page = self._readable(partition, start, end, min(CHUNK, limit - len(found)))
             if not page:
-                if whole:
-                    self._check_leaf(self.trees[partition], leaf, found)
+                if whole:           # one that is not their sum would differ from other replicas for ever
+                    total = 0
+                    for key, digest in found:
+                        total += <uint64_t>xxh3_64_intdigest(key, digest)
+                    _set_leaf(self.trees[partition], leaf, total)
                 return found, True
             whole = whole and all(isinstance(value, Record) for _, value in page)
             found += [(key, (<Record>value).hash()) for key, value in page if isinstance(value, Record)]
             start = page[len(page) - 1][0] + b"\0"
         return found, False
-
-    cdef int _check_leaf(self, MerkleTree tree, Py_ssize_t leaf, list found) except -1:
-        """Let a leaf be the sum of its records: one that is not would differ from other replicas for ever."""
-        cdef uint64_t total = 0, before
-        for key, digest in found:
-            total += <uint64_t>xxh3_64_intdigest(key, digest)
-        before = tree.nodes[tree.inner + leaf]
-        if before != total:
-            tree.update(leaf, before, total)
-        return 0
 
     # ---- trees
 
@@ -483,7 +485,7 @@ cdef class Replica:
     def _sum_leaf(self, Py_ssize_t partition, bytes object_key):
         """Sum up anew the leaf of a key: what it held of that key could not be told."""
         cdef MerkleTree tree = self.trees[partition]
-        cdef uint64_t total = 0, before
+        cdef uint64_t total = 0
         cdef Py_ssize_t leaf
         cursor = self.cursors[partition]
         if tree is None or (cursor is not None and object_key >= cursor):
@@ -495,8 +497,7 @@ cdef class Replica:
                 if isinstance(value, Record) and (cursor is None or key < cursor):
                     total += _leaf_hash(key, value)
             start = page[len(page) - 1][0] + b"\0"
-        before = int.from_bytes(tree.level(tree.depth, leaf, 1), "big")
-        tree.update(leaf, before, total)
+        _set_leaf(tree, leaf, total)
 
     # ---- pulls and drops
 

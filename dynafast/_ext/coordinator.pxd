@@ -85,6 +85,8 @@ cdef class Quorum(Pending):
     cdef int settle(self) except -1
     cdef int finish(self) except -1
     cdef int reply(self) except -1
+    cdef int reply_with(self, int fields, int op, bint large) except -1
+    cdef int body(self, Buffer out) except -1
     cdef int refuse(self, str code, str message, object details) except -1
     cdef int receipt(self, Buffer out) except -1
 
@@ -94,7 +96,6 @@ cdef class Get(Quorum):
     cdef Record asked_with          # what the digest that was sent stands for; None: none was sent
     cdef uint64_t digest            # of it; 0: none
     cdef uint64_t round             # the least of what was merged
-    cdef int body(self, Buffer out) except -1
     cdef int repair(self) except -1
 
 
@@ -108,7 +109,6 @@ cdef class Put(Quorum):
     cdef uint64_t round             # of the record when it was read
     cdef int rounds                 # of an overwrite
     cdef int compare(self, Record theirs) except -1
-    cdef int body(self, Buffer out) except -1
     cdef int again(self) except -1
     cdef int vote(self, bint synced) except -1
     cdef int most(self, int asked) noexcept
@@ -204,6 +204,5 @@ cdef class Coordinator(Handler):
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
         const Options *options,
     ) except -1
-    cdef int _make_up_failed(self, Put put, int place) except -1
     cdef int keep_hint(self, Put put, Peer target) except -1
     cdef int retry_stale(self) except -1

@@ -39,7 +39,6 @@ cdef class Replica:
     cdef int _end_hint(self, bytes target, bytes object_key, Record held, Local *local, object others) except -1
     cdef bint was_reaped(self, bytes object_key, Record record) except -1
     cdef int _delete(self, bytes object_key) except -1
-    cdef int _check_leaf(self, MerkleTree tree, Py_ssize_t leaf, list found) except -1
     cdef int damage(self, bytes object_key) except -1
     cdef int _build(self, Py_ssize_t partition, int limit) except -1
     cdef int _clean(self, Py_ssize_t partition, int limit) except -1

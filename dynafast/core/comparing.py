@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dynafast._ext.clock import Record
 from dynafast._ext.merkle import differing
 from dynafast._ext.replica import MODE_NONE
 from dynafast.core.errands import Ask
+from dynafast.core.repairs import keys_of, records_of
 from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError, RefusedError
-from dynafast.protocol import Op, is_uint
+from dynafast.protocol import Op
 
 if TYPE_CHECKING:
     from dynafast._ext.view import Peer
@@ -170,9 +170,9 @@ def _take_page(node: "Node", peer: "Peer", partition: int, page: dict[bytes, int
             raise RefusedError("the partition is not wanted any more", code="no-seat")
         wanted = wanted[len(records) :]
         for key, record in records:
-            if isinstance(record, bool):
+            if record is None:
                 _skip(node, peer, key, passed)
-            elif record is not None:  # else reaped since it was listed
+            elif record.context:  # else reaped since it was listed
                 try:
                     replica.merge(key, record)
                 except CorruptRecordError:
@@ -192,47 +192,3 @@ def _differing(ours: bytes, theirs: object) -> list[int]:
     if not isinstance(theirs, bytes) or len(theirs) != len(ours):
         raise PeerProtocolError("an answer to TREE must be bytes, 8 for each hash, or null")
     return differing(ours, theirs)
-
-
-def keys_of(answer: object) -> tuple[dict[bytes, int], bool]:
-    """Return the digests of an answer to KEYS, by key, and whether these are the last.
-
-    Raises:
-        PeerProtocolError: it is malformed.
-    """
-    match answer:
-        case [_, [*items], bool(over)]:
-            found: dict[bytes, int] = {}
-            for item in items:
-                match item:
-                    case [bytes(key), digest] if is_uint(digest):
-                        found[key] = digest
-                    case _:
-                        raise PeerProtocolError("an answer to KEYS must list [key, digest]")
-            return found, over or not items
-    raise PeerProtocolError("an answer to KEYS must be [round, keys, done]")
-
-
-def records_of(answer: object, keys: list[bytes]) -> tuple[int, list[tuple[bytes, "Record | bool | None"]]]:
-    """Return the round and the records of an answer to READ, which may stop early.
-
-    None stands for one that is not there, False for one that cannot be read.
-
-    Raises:
-        PeerProtocolError: it is malformed.
-    """
-    match answer:
-        case [round, [*items]] if is_uint(round) and 0 < len(items) <= len(keys):
-            return round, [(key, _record(item)) for key, item in zip(keys, items, strict=False)]
-    raise PeerProtocolError("an answer to READ must be [round, records]")
-
-
-def _record(item: object) -> "Record | bool | None":
-    try:
-        if item is None or item is False:
-            return item
-        if isinstance(item, bytes):
-            return Record.decode(item)
-    except ValueError as error:
-        raise PeerProtocolError(f"a record that cannot be read: {error}") from error
-    raise PeerProtocolError("a record must be bytes")

@@ -15,9 +15,10 @@ from dynafast._ext.replica import MODE_GIVEN, MODE_NONE, MODE_PULLED
 from dynafast.core.comparing import push
 from dynafast.core.errands import Ask, Errand, Errands
 from dynafast.core.machine import Machine
+from dynafast.core.repairs import roots_of
 from dynafast.core.taking import Taking
-from dynafast.errors import DynafastError, PeerProtocolError, StoreError
-from dynafast.protocol import Op, is_uint
+from dynafast.errors import DynafastError, StoreError
+from dynafast.protocol import Op
 from dynafast.storage.interface import Batch
 
 if TYPE_CHECKING:
@@ -149,16 +150,7 @@ class Dropping(Machine):
 
     def _stated(self, peer: "Peer", partitions: list[int]):  # type: ignore[no-untyped-def]  # a part of an errand
         answer = yield Ask(peer, Op.ROOTS, [partitions], 16 * len(partitions))
-        if not isinstance(answer, list) or len(answer) != len(partitions):
-            raise PeerProtocolError("an answer to ROOTS must have one item for each partition")
-        stated: dict[int, tuple[int | None, int]] = {}
-        for partition, row in zip(partitions, answer, strict=True):
-            match row:
-                case [root, seats] if (root is None or is_uint(root)) and is_uint(seats):
-                    stated[partition] = (root, seats)
-                case _:
-                    raise PeerProtocolError("an answer to ROOTS must list [root, seats]")
-        return stated
+        return dict(zip(partitions, roots_of(answer, len(partitions)), strict=True))
 
     def _clearance(self, partition: int) -> Batch:
         batch = Batch()

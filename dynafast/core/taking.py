@@ -22,6 +22,7 @@ from dynafast.core.comparing import NotReadyError, Passed, catch_up, pull
 from dynafast.core.errands import ANSWER_MS, Ask, Errand, Errands
 from dynafast.core.identity import ClusterFacts
 from dynafast.core.machine import Machine
+from dynafast.core.repairs import roots_of
 from dynafast.core.seats import Seat
 from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError, StoreError
 from dynafast.protocol import Op, Status, is_uint
@@ -313,14 +314,7 @@ class Taking(Machine):
 
     def _roots(self, peer: "Peer", tasks: list[Task]) -> Errand:
         answer = yield Ask(peer, Op.ROOTS, [[task.partition for task in tasks]], 16 * len(tasks))
-        if not isinstance(answer, list) or len(answer) != len(tasks):
-            raise PeerProtocolError("an answer to ROOTS must have one item for each partition")
-        for task, row in zip(tasks, answer, strict=True):
-            match row:
-                case [root, seats] if (root is None or is_uint(root)) and is_uint(seats):
-                    pass
-                case _:
-                    raise PeerProtocolError("an answer to ROOTS must list [root, seats]")
+        for task, (root, _) in zip(tasks, roots_of(answer, len(tasks)), strict=True):
             ours = self.node.replica.root(task.partition)
             if ours is not None and ours == root:
                 self._compared(task)

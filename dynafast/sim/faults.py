@@ -219,28 +219,27 @@ def slow_flush(sim: "Simulation", rng: Random) -> str | None:
     return f"{host.name} {host.slow} times"
 
 
+def _spoil(sim: "Simulation", rng: Random, how: str) -> str | None:
+    """Set a flag of some disk for a while."""
+    host = a_host(sim, rng)
+    if host is None or getattr(host.disk, how):
+        return None
+    disk = host.disk
+    setattr(disk, how, True)
+    sim.heal_later(a_while(rng), lambda: setattr(disk, how, False))
+    return host.name
+
+
 @fault("disks")
 def full(sim: "Simulation", rng: Random) -> str | None:
     """Let a disk take no more."""
-    host = a_host(sim, rng)
-    if host is None or host.disk.full:
-        return None
-    disk = host.disk
-    disk.full = True
-    sim.heal_later(a_while(rng), lambda: setattr(disk, "full", False))
-    return host.name
+    return _spoil(sim, rng, "full")
 
 
 @fault("disks")
 def read_error(sim: "Simulation", rng: Random) -> str | None:
     """Let reads of a disk fail."""
-    host = a_host(sim, rng)
-    if host is None or host.disk.unreadable:
-        return None
-    disk = host.disk
-    disk.unreadable = True
-    sim.heal_later(a_while(rng), lambda: setattr(disk, "unreadable", False))
-    return host.name
+    return _spoil(sim, rng, "unreadable")
 
 
 @fault("disks")
