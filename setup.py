@@ -11,6 +11,7 @@ Safety directives live here alone: a header in a ``.pyx`` would override the deb
 """
 
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -39,6 +40,8 @@ class ParallelBuild(build_ext):
             self.parallel = JOBS
 
 
+LINUX_ONLY = {"reactor"}  # it is made of epoll; elsewhere trio does its work
+
 # The largest first: it takes longest, and the others fit beside it.
 sources = sorted(Path("_ext").glob("*.pyx"), key=lambda path: (-path.stat().st_size, path))
 extensions = [
@@ -49,7 +52,7 @@ extensions = [
         extra_link_args=link_args,
     )
     for path in sources
-    if not PREBUILT
+    if not PREBUILT and (sys.platform == "linux" or path.stem not in LINUX_ONLY)
 ]
 
 setup(

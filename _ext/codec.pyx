@@ -87,17 +87,17 @@ cdef class FrameSplitter:
     def __cinit__(self):
         self.rest = Buffer()
 
-    cdef int begin(self, bytes data) except -1:
+    cdef int begin(self, const uint8_t *data, Py_ssize_t size) except -1:
+        """Take what came; *data* must stay as it is until `finish`."""
         if self.rest.size:
-            put_raw(self.rest, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            put_raw(self.rest, data, size)
             self.owned = True
             self.at = self.rest.data
             self.end = self.at + self.rest.size
         else:
             self.owned = False
-            self.current = data
-            self.at = <const uint8_t *>PyBytes_AS_STRING(data)
-            self.end = self.at + PyBytes_GET_SIZE(data)
+            self.at = data
+            self.end = data + size
         return 0
 
     cdef bint next(self, Cursor *body) except -1:
@@ -125,7 +125,6 @@ cdef class FrameSplitter:
             self.rest.drop(self.at - self.rest.data)
         elif self.at < self.end:
             put_raw(self.rest, self.at, self.end - self.at)
-        self.current = None
         self.at = self.end = NULL
         return 0
 
@@ -457,7 +456,7 @@ cdef class FrameReader:
         """
         cdef Cursor body
         cdef list messages = []
-        self.splitter.begin(data)
+        self.splitter.begin(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         while self.splitter.next(&body):
             message = self._message(body.at, body.end - body.at)
             if message[0] == OP_PART:

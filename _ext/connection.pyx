@@ -10,7 +10,7 @@ May not: touch a socket, a clock or a store; know what a record means.
 from dynafast.errors import PeerProtocolError, RequestError
 from dynafast.limits import KEY_MAX, REPLICAS_MAX_COUNT, TIMEOUT_MAX_MS, VALUE_MAX, WIRE_VERSION
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
 from dynafast._ext.codec cimport (
@@ -48,7 +48,7 @@ cdef int _REPLICAS_MAX = REPLICAS_MAX_COUNT
 
 __all__ = ["OUTPUT_HIGH", "Connection", "Handler"]
 
-OUTPUT_HIGH = 4 * 1024 * 1024       # above this much unsent output the shell stops reading from the connection
+OUTPUT_HIGH = READ_BELOW            # above this much unsent output the shell stops reading from the connection
 
 
 cdef bint _reject(Problem *why, const char *code, const char *text) noexcept:
@@ -157,12 +157,22 @@ cdef class Handler:
     cdef int touched(self, Connection conn) except -1:
         raise NotImplementedError
 
+    cdef int turn(self, int64_t now_ns, int64_t wall_ms) except -1:
+        raise NotImplementedError
+
+    cdef list dirtied(self):
+        raise NotImplementedError
+
+    cdef bint awaits_flush(self) noexcept:
+        return False
+
 
 cdef class Connection:
     """One end of a connection.
 
     The shell calls `feed` with what it received, sends what `take` returns, closes the socket when `closing` is set
-    and all is sent, and calls `drop` when the transport ends. ``node`` answers what is not hot: ``hello(connection,
+    and all is sent, and calls `drop` when the transport ends. While `full` is set it reads nothing more from the
+    socket; once all is sent it calls `resume`. ``node`` answers what is not hot: ``hello(connection,
     fields)`` returns the fields to answer or raises, ``cold(connection, op, id, fields)``, ``linked(connection,
     fields)``, ``refused(connection, code, message)`` and ``dropped(connection)``.
     """
@@ -193,7 +203,7 @@ cdef class Connection:
     @property
     def unfinished(self):
         """Whether more must come soon: the hello is missing, or a frame or a message in parts has only begun."""
-        return self.role_code == NEW or self.role_code == DIALLING or self._begun()
+        return not self.full and (self.role_code == NEW or self.role_code == DIALLING or self._begun())
 
     def give_up(self):
         """What is `unfinished` did not go on for too long: close, and say why if something has begun."""
@@ -206,17 +216,28 @@ cdef class Connection:
 
     def feed(self, bytes data not None):
         """Handle all frames that *data* completes."""
+        self.feed_raw(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef int feed_raw(self, const uint8_t *data, Py_ssize_t size) except -1:
+        """As `feed`; *data* is not used any more when this returns."""
         cdef Cursor body
         if self.closing or self.lost:
-            return
+            return 0
         try:
-            self.splitter.begin(data)
-            while not self.closing and self.splitter.next(&body):
+            self.splitter.begin(data, size)
+            while not self.closing and not self.full and self.splitter.next(&body):
                 self._frame(&body)
+                self.full = self.out.size > READ_BELOW
             self.splitter.finish()
         except PeerProtocolError as error:
             self.refuse(0, "bad-request", str(error), {})
             self.close()
+        return 0
+
+    cpdef int resume(self) except -1:
+        """The output is sent: go on with the input that had to wait while `full`."""
+        self.full = False
+        return self.feed_raw(NULL, 0)
 
     def take(self):
         """Return the output gathered so far, as one piece."""

@@ -1044,8 +1044,12 @@ cdef class Coordinator(Handler):
 
     def at(self, int64_t now_ns, int64_t wall_ms):
         """Tell the time: monotonic nanoseconds, and the wall clock for hybrid times."""
+        self.turn(now_ns, wall_ms)
+
+    cdef int turn(self, int64_t now_ns, int64_t wall_ms) except -1:
         self.now_ns = now_ns
         self.wall_ms = wall_ms
+        return 0
 
     def link_down(self, Peer peer not None):
         """Requests cannot be sent to *peer* any more; answers will not come."""
@@ -1076,7 +1080,7 @@ cdef class Coordinator(Handler):
     @property
     def flush_wanted(self):
         """Whether an answer waits for a flush."""
-        return bool(self.waiting)
+        return self.awaits_flush()
 
     def after_flush(self, done not None):
         """Call *done* once everything written so far is durable."""
@@ -1101,9 +1105,15 @@ cdef class Coordinator(Handler):
 
     def take_dirty(self):
         """Return the connections that have output, or that close, since the last call."""
+        return self.dirtied()
+
+    cdef list dirtied(self):
         cdef list dirty = self.dirty
         self.dirty = []
         return dirty
+
+    cdef bint awaits_flush(self) noexcept:
+        return bool(self.waiting)
 
     def take_latencies(self):
         """Return the durations (ns) of requests answered since the last call, at most 4096 of them."""

@@ -18,6 +18,7 @@ from dynafast.protocol import LABEL_MAX, is_label
 
 DEFAULT_PORT = 7411
 DURABILITIES = ("group", "interval")
+SOCKETS = ("auto", "reactor", "streams")
 PARTITIONS_MAX_COUNT = 65_536
 
 _HOST = re.compile(r"[^\s\[\]:/@]{1,255}")
@@ -100,10 +101,13 @@ def _label(setting: str, value: object) -> str:
     return value
 
 
-def _durability(setting: str, value: object) -> str:
-    if not isinstance(value, str) or value not in DURABILITIES:
-        raise ConfigError(f"{setting} must be one of {', '.join(DURABILITIES)}, got {value!r}")
-    return value
+def _one_of(known: tuple[str, ...]) -> Callable[[str, object], str]:
+    def parse(setting: str, value: object) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise ConfigError(f"{setting} must be one of {', '.join(known)}, got {value!r}")
+        return value
+
+    return parse
 
 
 def _folder(setting: str, value: object) -> Path:
@@ -143,7 +147,8 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "zone": _label,
     "host": _label,
     "advertise": _open_address,
-    "durability": _durability,
+    "durability": _one_of(DURABILITIES),
+    "sockets": _one_of(SOCKETS),
     "partitions": _partitions,
     "replicas": _replicas,
     "r": _replicas,
@@ -239,6 +244,7 @@ class NodeConfig:
     host: str | None = None  # nodes of one host count as one replica
     advertise: Address | None = None  # what others connect to; port 0: the one listened on
     durability: Literal["group", "interval"] = "group"
+    sockets: Literal["auto", "reactor", "streams"] = "auto"  # auto: the reactor, where the system has epoll
 
     def __post_init__(self) -> None:
         _check_fields(self)

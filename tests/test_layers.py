@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PURE = ["errors", "limits", "protocol"]
 NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec"]
 NATIVE_CORE = ["connection", "coordinator", "replica", "view"]
+NATIVE_SHELL = ["reactor"]
 
 # All that a deterministic core may know of, even for a type: what is not listed may hide a clock, a socket, a file,
 # a thread or a die.
@@ -107,7 +108,15 @@ def forbidden_c(names: _CythonNames) -> set[str]:
 
 
 def test_every_native_module_has_a_room() -> None:
-    assert {path.stem for path in (ROOT / "_ext").glob("*.pyx")} == set(NATIVE_PURE + NATIVE_CORE)
+    assert {path.stem for path in (ROOT / "_ext").glob("*.pyx")} == set(NATIVE_PURE + NATIVE_CORE + NATIVE_SHELL)
+
+
+def test_only_the_shell_knows_the_native_shell() -> None:
+    native = {f"dynafast._ext.{name}" for name in NATIVE_SHELL}
+    for path in (ROOT / "dynafast").rglob("*.py"):
+        assert path.parent.name == "net" or native.isdisjoint(python_imports(path)), path
+    for path in NATIVE_FILES:
+        assert native.isdisjoint(cython_names(path).cimports), path
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.name)

@@ -42,11 +42,10 @@ cdef struct Cursor:
 
 cdef class FrameSplitter:
     cdef Buffer rest
-    cdef object current             # keeps the bytes alive that `at` points into
     cdef const uint8_t *at
     cdef const uint8_t *end
     cdef bint owned                 # whether `at` points into `rest`
-    cdef int begin(self, bytes data) except -1
+    cdef int begin(self, const uint8_t *data, Py_ssize_t size) except -1
     cdef bint next(self, Cursor *body) except -1
     cdef int finish(self) except -1
 

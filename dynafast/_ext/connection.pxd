@@ -1,8 +1,12 @@
 """One connection, without its socket: bytes in, requests to a handler, bytes out. See ``_ext/connection.pyx``."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from dynafast._ext.codec cimport Buffer, Cursor, FrameSplitter, PartJoiner
+
+
+cdef enum:
+    READ_BELOW = 4 * 1024 * 1024    # bytes of unsent output
 
 
 cdef enum Op:
@@ -88,6 +92,10 @@ cdef class Handler:
     ) except -1
     cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1
     cdef int touched(self, Connection conn) except -1
+    # What the shell asks, when it is compiled too.
+    cdef int turn(self, int64_t now_ns, int64_t wall_ms) except -1      # tells the time, before anything else
+    cdef list dirtied(self)         # connections with output, or that close, since the last call
+    cdef bint awaits_flush(self) noexcept
 
 
 cdef class Connection:
@@ -102,7 +110,10 @@ cdef class Connection:
     cdef readonly bint closing      # close once the output is sent
     cdef readonly bint lost         # the transport is gone
     cdef readonly int outstanding   # requests of the other side that wait for an answer
+    cdef readonly bint full         # so much output waits that the rest of the input has to, until it is sent
     cdef public object peer         # of links and peers: the `Peer` at the other end
+    cdef int feed_raw(self, const uint8_t *data, Py_ssize_t size) except -1
+    cpdef int resume(self) except -1
     cdef bint _begun(self) noexcept
     cdef int touch(self) except -1
     cdef Py_ssize_t begin_message(self, int fields, int op, uint64_t id) except -1

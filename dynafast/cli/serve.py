@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, ClusterConfig, load
+from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, SOCKETS, ClusterConfig, load
 
 
 @click.command()
@@ -19,6 +19,7 @@ from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, ClusterConfig, load
 @click.option("--host", metavar="NAME", help="Nodes of one host count as one replica. Default: the node's name.")
 @click.option("--advertise", metavar="HOST:PORT", help="What others connect to. Default: as --listen.")
 @click.option("--durability", metavar="|".join(DURABILITIES), help="When a write counts as kept. Default group.")
+@click.option("--sockets", metavar="|".join(SOCKETS), help="What moves bytes: reactor is Linux alone. Default auto.")
 @click.option(
     "--partitions",
     metavar="Q",

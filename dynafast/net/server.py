@@ -5,7 +5,6 @@ data, members or requests.
 """
 
 import contextlib
-import errno
 import logging
 import random
 import secrets
@@ -13,18 +12,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import structlog
 import trio
 
-from dynafast._ext.connection import Connection
 from dynafast.config import Address, ClusterConfig, Settings, default_name, parse_address
 from dynafast.core import identity
 from dynafast.core.node import Node
 from dynafast.errors import ConfigError, DynafastError, RefusedError
 from dynafast.net.entry import Start, begin
-from dynafast.net.transport import Transport
+from dynafast.net.sockets import Sockets, make_sockets
 from dynafast.storage.rocks import RocksStore
 
 TICK_S = 0.02
@@ -110,12 +108,6 @@ def _listen(address: Address) -> socket.socket:
     return listener
 
 
-def _prepare(sock: socket.socket) -> socket.socket:
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
 class _Server:
     """One running node."""
 
@@ -123,12 +115,11 @@ class _Server:
         self._settings = settings
         self._store = store
         self._listener = listener
-        self._transports: dict[Connection, Transport] = {}
         self._dialling: set[bytes] = set()
         self._pauses: dict[bytes, tuple[float, float]] = {}  # peer -> (not before, last pause), seconds
-        self._flush = trio.Event()
         self._over = trio.Event()
         self._node: Node
+        self._sockets: Sockets
 
     async def run(self) -> str | None:
         """Start, serve, stop; return why the node is of its cluster no more, None if it is."""
@@ -143,11 +134,21 @@ class _Server:
             log.info("store.opened", boot=self._store.boot, clean=self._store.was_clean)
         self._node = self._make_node(start, address)
         self._store.sync()  # the entry of this generation is on disk before anybody hears of it
+        self._sockets = make_sockets(self._settings.node.sockets, self._node, self._turn, self._store.sync)
+        try:
+            await self._serve(start, address)
+        finally:
+            self._sockets.close()
+        self._node.close()  # only now: a task that was cancelled may have had a turn left, and written
+        return self._node.ended
+
+    async def _serve(self, start: Start, address: Address) -> None:
+        """Serve until told to stop, then drain."""
+        self._sockets.listen(self._listener, self._node.accept)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._accept, nursery)
+                await nursery.start(self._sockets.run)
                 nursery.start_soon(self._tick, nursery)
-                nursery.start_soon(self._flusher)
                 if self._settings.node.durability == "interval":
                     nursery.start_soon(self._periodic_flush)
                 nursery.start_soon(self._announce, start, address)
@@ -155,8 +156,6 @@ class _Server:
                 await self._over.wait()
                 await self._drain()
                 nursery.cancel_scope.cancel()
-        self._node.close()  # only now: a task that was cancelled may have had a turn left, and written
-        return self._node.ended
 
     async def _await_signal(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
@@ -184,44 +183,11 @@ class _Server:
     def _turn(self) -> None:
         self._node.at(time.monotonic_ns(), time.time_ns() // 1_000_000)
 
-    def _pump(self) -> None:
-        """Send what the last turn produced, and wake the flusher if something waits for it."""
-        for connection in self._node.take_dirty():
-            transport = self._transports.get(connection)
-            if transport is not None:
-                transport.push()
-        if self._node.flush_wanted:
-            self._flush.set()
-
-    async def _serve(self, sock: socket.socket, make: Callable[[], Connection]) -> None:
-        connection = make()
-        transport = Transport(_prepare(sock), connection, self._turn, self._pump)
-        self._transports[connection] = transport
-        try:
-            await transport.run()
-        finally:
-            del self._transports[connection]
-
-    async def _accept(self, nursery: trio.Nursery) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._listener)
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                continue
-            except OSError as error:
-                if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                    raise
-                log.warning("accept.failed", error=str(error))
-                await trio.sleep(REDIAL_MIN_S)  # out of descriptors: those in use are served first
-                continue
-            nursery.start_soon(self._serve, sock, self._node.accept)
-
     async def _tick(self, nursery: trio.Nursery) -> None:
         while True:
             self._turn()
             self._node.tick()
-            self._pump()
+            self._sockets.pump()
             if self._node.ended is not None and not self._over.is_set():
                 log.info("stop.ended", why=self._node.ended)
                 self._over.set()
@@ -249,20 +215,9 @@ class _Server:
         if peer not in self._node.wanted():
             sock.close()
             return
-        await self._serve(sock, lambda: self._node.dial(peer))
-
-    async def _flusher(self) -> None:
-        """One flush at a time: what arrives meanwhile shares the next one."""
-        while True:
-            await self._flush.wait()
-            self._flush = trio.Event()
-            await self._sync()
-
-    async def _sync(self) -> None:
-        sequence = await trio.to_thread.run_sync(self._store.sync)
         self._turn()
-        self._node.flushed(sequence)
-        self._pump()
+        self._sockets.add(sock, self._node.dial(peer))
+        self._sockets.pump()
 
     async def _periodic_flush(self) -> None:
         while True:
@@ -270,7 +225,7 @@ class _Server:
                 while self._store.unsynced_bytes < INTERVAL_BYTES:
                     await trio.sleep(TICK_S)
             if self._store.unsynced_bytes:
-                self._flush.set()
+                self._sockets.flush()
                 await trio.sleep(0)
 
     async def _announce(self, start: Start, address: Address) -> None:

@@ -1,0 +1,67 @@
+"""What moves the bytes of all connections of a node, and tells it what was flushed: two ways that do the same.
+
+On Linux a compiled reactor (`dynafast.net.reactor`), elsewhere a trio task for each connection
+(`dynafast.net.transport`). May not: look into the bytes, or decide anything about requests.
+"""
+
+import socket
+import sys
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import trio
+
+from dynafast._ext.connection import Connection
+from dynafast.core.node import Node
+from dynafast.errors import ConfigError
+
+Kind = Literal["auto", "reactor", "streams"]
+
+
+class Sockets(Protocol):
+    """The sockets of one node. All methods are called in the trio thread."""
+
+    def listen(self, listener: socket.socket, make: Callable[[], Connection]) -> None:
+        """Accept connections, once `run` has begun; *make* returns the core's end of each."""
+
+    def add(self, sock: socket.socket, connection: Connection) -> None:
+        """Serve a connected socket, which is owned from now on."""
+
+    def pump(self) -> None:
+        """Send what the core has produced by now, and flush if something waits for that."""
+
+    def flush(self) -> None:
+        """Flush the store soon, whether or not something waits for it."""
+
+    async def run(self, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Serve until cancelled; *task_status* is told once `add` may be called.
+
+        Raises:
+            StoreError: a flush has failed, so that nothing more may be answered.
+        """
+
+    def close(self) -> None:
+        """Close all sockets, and wait for a flush that is under way."""
+
+
+def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], sync: Callable[[], int]) -> Sockets:
+    """Return what moves the bytes of *node*.
+
+    Args:
+        kind: which way; ``auto``: the fastest one that this system has.
+        node: the core.
+        turn: called before the core is given anything: tells it the time.
+        sync: flushes the store, in another thread; returns up to where.
+
+    Raises:
+        ConfigError: this system has no such way.
+    """
+    if kind != "streams" and sys.platform == "linux":
+        from dynafast.net.reactor import ReactorSockets  # here: other systems have none
+
+        return ReactorSockets(node, turn, sync)
+    if kind == "reactor":
+        raise ConfigError(f"sockets must be auto or streams on {sys.platform}, which has no epoll, got 'reactor'")
+    from dynafast.net.transport import StreamSockets
+
+    return StreamSockets(node, turn, sync)
