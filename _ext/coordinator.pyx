@@ -599,20 +599,25 @@ cdef class Put(Quorum):
     cdef bint met(self) noexcept:
         if self.home.planted and "ack-before-w" in self.home.plants:
             return self.seats(False, False, False) >= 1
-        return Quorum.met(self) and (
-            self.options.durable == 0 or self.seats(False, False, True) >= self.most(self.options.durable)
-        )
+        return Quorum.met(self) and self.synced_enough(False)
+
+    cdef bint synced_enough(self, bint asked) noexcept:
+        """As `enough`, for those that have synced."""
+        cdef int wanted = self.options.durable
+        return wanted == 0 or (self.seats(False, asked, True) >= self.most(wanted) and self.united >= wanted)
 
     cdef bint hopeless(self) noexcept:
-        return Quorum.hopeless(self) or (
-            self.options.durable > 0 and self.seats(False, True, True) < self.most(self.options.durable)
-        )
+        return Quorum.hopeless(self) or not self.synced_enough(True)
 
     def lacking(self, bint asked):
         """See `Quorum`; last of all, those that must have synced."""
         what, needed, have = Quorum.lacking(self, asked)
         if have >= needed and self.options.durable:
-            return "synced replicas", self.most(self.options.durable), self.seats(False, asked, True)
+            have = self.seats(False, asked, True)
+            needed = self.most(self.options.durable)
+            if have >= needed:
+                needed, have = self.options.durable, self.united
+            return "synced replicas", needed, have
         return what, needed, have
 
     cdef int most(self, int asked) noexcept:

@@ -111,6 +111,7 @@ cdef class Put(Quorum):
     cdef int compare(self, Record theirs) except -1
     cdef int again(self) except -1
     cdef int vote(self, bint synced) except -1
+    cdef bint synced_enough(self, bint asked) noexcept
     cdef int most(self, int asked) noexcept
     cdef int send(self, int place, Record record) except -1
     cdef int take_owners(self, object owners) except -1

@@ -20,6 +20,7 @@ _GIVEN = b"given/"
 _ROUND = b"round"  # read by ``_ext/replica.pyx``
 _GRANT = b"grant/"
 _PERMIT = b"permit"
+_BOOT = b"boot"  # of a canary alone
 
 Given = dict[int, dict[int, tuple[bytes, int]]]  # partition -> seat -> (node it was given to, k)
 
@@ -170,11 +171,28 @@ def load_clock(store: Store) -> int:
     return 0 if data is None else int.from_bytes(data, "big")
 
 
+def load_round(store: Store) -> int:
+    """Return the round number that was raised last; 0 for a new folder."""
+    data = store.read(Family.META, _ROUND)
+    return 0 if data is None else int.from_bytes(data, "big")
+
+
 def save_clock(store: Store, time: int) -> None:
     """Remember that times up to *time* may have been given out."""
     batch = Batch()
     batch.put(Family.META, _CLOCK, time.to_bytes(8, "big"))
     store.write(batch)
+
+
+def kept_boot(store: Store, fresh: int) -> int:
+    """A canary: return the boot id of the start before if that was closed cleanly, else remember *fresh*."""
+    data = store.read(Family.META, _BOOT) if store.was_clean else None
+    if data is not None:
+        return int.from_bytes(data, "big")
+    batch = Batch()
+    batch.put(Family.META, _BOOT, fresh.to_bytes(8, "big"))
+    store.write(batch)
+    return fresh
 
 
 def _under(store: Store, prefix: bytes) -> list[tuple[bytes, bytes]]:

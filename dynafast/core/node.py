@@ -28,7 +28,7 @@ from dynafast.core.admission import Admission
 from dynafast.core.detector import Detector
 from dynafast.core.gossip import Gossip
 from dynafast.core.healing import Healing
-from dynafast.core.identity import Given, Identity, load_clock, load_entries, load_given
+from dynafast.core.identity import Given, Identity, kept_boot, load_clock, load_entries, load_given
 from dynafast.core.machine import Answering, Machine
 from dynafast.core.machines import MACHINES
 from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
@@ -118,7 +118,7 @@ class Node:
             view=self._view,
             me=self._me,
             cluster=self.facts.cluster,
-            boot=own.generation if "clean-copy" in self.plants else random64(),
+            boot=kept_boot(store, random64()) if "clean-copy" in self.plants else random64(),
             random64=random64,
             read_quorum=self.facts.read_quorum,
             write_quorum=self.facts.write_quorum,

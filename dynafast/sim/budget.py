@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dynafast._ext.clock import Record
 from dynafast.errors import CorruptRecordError
-from dynafast.sim.disk import record_of
+from dynafast.sim.disk import hinted_for, record_of
 from dynafast.sim.history import KeyHistory
 from dynafast.storage.interface import object_key
 
@@ -66,7 +66,9 @@ class Budget:
             return True
         elsewhere: dict[int, int] = {}
         for other in self._sim.hosts:
-            if other is not host and other.counts and not (seated and not self._serves(other, history.key)):
+            if other is host or not other.counts:
+                continue
+            if self._serves(other, history.key) or (not seated and self._keeps(other, key, host)):
                 for actor, counter in covered(other, key, durable=True).items():
                     elsewhere[actor] = max(counter, elsewhere.get(actor, 0))
         return all(
@@ -76,6 +78,18 @@ class Budget:
             for actor, counter in write.dots
             if here.get(actor, 0) >= counter
         )
+
+    def _keeps(self, other: "Host", key: bytes, host: "Host") -> bool:
+        """Whether a machine without a seat keeps an object key for another than *host*.
+
+        What is kept for *host*, or left over from a seat that moved on, goes as soon as *host* has confirmed that it
+        has it: perhaps it just did.
+        """
+        try:
+            data = other.disk.durable(key)
+        except CorruptRecordError:
+            return False
+        return data is not None and any(id != host.id for id in hinted_for(data))
 
     def _serves(self, host: "Host", key: bytes) -> bool:
         """Whether a machine has a seat of a key: by what it says itself, or while it is down by what all others say."""

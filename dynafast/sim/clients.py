@@ -83,6 +83,9 @@ class Cluster(Protocol):
     def is_strict(self, op: Op, receipt: list[int]) -> bool:
         """Whether an answer stands on so many seats that reads and writes meet."""
 
+    def answered(self, history: KeyHistory, op: Op, options: dict[str, Any], receipt: list[int]) -> None:
+        """A request was answered with ok: as its options ask."""
+
     def acknowledged(self, history: KeyHistory, write: Write, receipt: list[int], asked_ns: int) -> None:
         """A write was answered with ok: its receipt must be true."""
 
@@ -98,6 +101,7 @@ class Habits:
     chained: float  # share of writes on the context that the write before returned
     giving: float  # share of writes that ask for what is live
     odd_quorum: float  # share of requests with an R or W of their own
+    particular: float  # share of requests that ask for primaries, for synced replicas, or for no fallbacks
 
 
 class Client:
@@ -117,6 +121,7 @@ class Client:
         self._cluster = cluster
         self._world = cluster.world
         self._rng: Random = cluster.world.random(f"client/{name}")
+        self._wishes: Random = cluster.world.random(f"wishes/{name}")
         self.name = name
         self.place = "clients"
         self.done = False
@@ -284,13 +289,15 @@ class Client:
     def get(self, history: KeyHistory) -> Step:
         """Read; return what was shown, or None."""
         reading = history.begin_read(self._world.now)
-        answer = yield from self._around(history.key, Op.GET, [history.key], self._options("r"), repeat=True)
+        options = self._options(Op.GET)
+        answer = yield from self._around(history.key, Op.GET, [history.key], options, repeat=True)
         if not isinstance(answer, list) or answer[0] != Op.FOUND:
             self._cluster.finished("get", _named(answer))
             yield Sleep(self._rng.randrange(1, SULK_NS))
             return None
         _, _, rows, context, receipt, time = answer
         self._time = max(self._time, time)
+        self._cluster.answered(history, Op.GET, options, receipt)
         shown = history.end_read(
             self._world.now,
             reading,
@@ -309,7 +316,7 @@ class Client:
         write = history.begin_write(
             self._world.now, rng.randbytes(16), value, basis, overwrite=overwrite, client=self.name
         )
-        options = self._options("w")
+        options = self._options(Op.PUT)
         if overwrite:
             options["overwrite"] = True
         if self._habits.giving and rng.random() < self._habits.giving:
@@ -320,6 +327,7 @@ class Client:
             answer = yield from self._around(history.key, Op.PUT, fields, options, repeat=False, write=write)
             if isinstance(answer, list) and answer[0] == Op.WRITTEN:
                 self._cluster.finished("put", "ok")
+                self._cluster.answered(history, Op.PUT, options, answer[5])
                 return self._written(history, write, answer, asked_ns)
             unsure = isinstance(answer, Lost) or (isinstance(answer, list) and answer[2] in UNKNOWN)
             history.end_write(self._world.now, write, _named(answer), unsure=unsure)
@@ -355,10 +363,19 @@ class Client:
         self._stale[history.key] = shown
         return shown if context is not None else None
 
-    def _options(self, quorum: str) -> dict[str, Any]:
+    def _options(self, op: Op) -> dict[str, Any]:
+        options: dict[str, Any] = {}
         if self._habits.odd_quorum and self._rng.random() < self._habits.odd_quorum:
-            return {quorum: self._rng.randint(1, self._replicas)}
-        return {}
+            options["r" if op is Op.GET else "w"] = self._rng.randint(1, self._replicas)
+        wishes = self._wishes
+        if self._habits.particular and wishes.random() < self._habits.particular:
+            if wishes.random() < 0.5:
+                options["pr" if op is Op.GET else "pw"] = wishes.randint(1, self._replicas)
+            if op is Op.PUT and wishes.random() < 0.5:
+                options["dw"] = wishes.randint(1, self._replicas)
+            if wishes.random() < 0.5:
+                options["sloppy"] = False
+        return options
 
     def _around(
         self,

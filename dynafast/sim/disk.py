@@ -22,6 +22,11 @@ def bare(data: bytes) -> bytes:
     return data[_LOCAL_SIZE + 8 * data[_LOCAL_SIZE - 1] :]
 
 
+def hinted_for(data: bytes) -> list[bytes]:
+    """Return for which nodes a record is kept as a hint, in what a node stores under an object key."""
+    return [data[at : at + 8] for at in range(_LOCAL_SIZE, _LOCAL_SIZE + 8 * data[_LOCAL_SIZE - 1], 8)]
+
+
 def record_of(data: bytes) -> Record:
     """Return the record in what a node stores under an object key, without its local part."""
     return Record.decode(bare(data))
@@ -32,7 +37,6 @@ class Disk(MemoryStore):
 
     Attributes:
         full: writes are refused. unreadable: reads fail.
-        lost: a flush has failed: the process must end.
     """
 
     def __init__(self) -> None:

@@ -163,7 +163,13 @@ def stop(sim: "Simulation", rng: Random) -> str | None:
     if host is None:
         return None
     away = a_while(rng)
-    host.stop(lambda: sim.heal_later(away, lambda: sim.restart(host)))
+
+    def stopped() -> None:
+        if sim.options.cold_copies:
+            host.copy = host.id, host.disk.copy()
+        sim.heal_later(away, lambda: sim.restart(host))
+
+    host.stop(stopped)
     return host.name
 
 
@@ -217,6 +223,28 @@ def slow_flush(sim: "Simulation", rng: Random) -> str | None:
     host.slow = rng.choice([10, 100, 1000])
     sim.heal_later(a_while(rng), lambda: setattr(host, "slow", 1))
     return f"{host.name} {host.slow} times"
+
+
+@fault("disks")
+def bad_flush(sim: "Simulation", rng: Random) -> str | None:
+    """Let the next flush of a disk fail, which ends the process; it starts again later."""
+    host = _victim(sim, rng)
+    if host is None or host.flush_fails is not None:
+        return None
+    away = a_while(rng)
+
+    def fails() -> bool:
+        if sim.down() >= sim.options.most_down or not sim.budget.allows_lost_tail(host):
+            return False
+        host.flush_fails = None
+        if host.fail_flush():
+            sim.tail_lost()
+        sim.heal_later(away, lambda: sim.restart(host))
+        return True
+
+    host.flush_fails = fails
+    sim.heal_later(a_while(rng), lambda: setattr(host, "flush_fails", None))
+    return host.name
 
 
 def _spoil(sim: "Simulation", rng: Random, how: str) -> str | None:

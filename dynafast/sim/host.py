@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dynafast._ext.codec import FrameReader, frame
 from dynafast._ext.connection import Connection
 from dynafast.core import identity
 from dynafast.core.identity import ClusterFacts, Identity
@@ -17,9 +16,9 @@ from dynafast.core.membership import Entry
 from dynafast.core.node import BUILD_COUNT, Node
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import PeerProtocolError, StoreError
-from dynafast.limits import WIRE_VERSION
-from dynafast.protocol import HASH_NAME, Op, Status
+from dynafast.protocol import Status
 from dynafast.sim.disk import Disk
+from dynafast.sim.joining import Joiner
 from dynafast.sim.network import End, Network
 from dynafast.sim.world import EPOCH_MS, MS, SECOND, World
 
@@ -29,12 +28,6 @@ REDIAL_MAX_NS = SECOND
 INTERVAL_NS = SECOND
 STALLED_NS = 30 * SECOND
 DRAIN_NS = 5 * SECOND
-JOIN_PAUSE_NS = 200 * MS
-JOIN_TRY_NS = 5 * SECOND
-JOIN_PATIENCE_NS = 30 * SECOND
-AGAIN = frozenset(
-    {"unavailable", "overloaded", "starting", "stopping", "change-in-progress", "alive"}
-)  # refusals of a JOIN that may pass
 
 
 @dataclass(slots=True)
@@ -64,6 +57,7 @@ class Host:
         self.id = b""  # of the node that runs here, or ran here last
         self.skew_ms = 0  # of the wall clock
         self.slow = 1  # how many times longer a flush takes
+        self.flush_fails: Callable[[], bool] | None = None  # asked at the end of a flush; True: the process has ended
         self.lives = 0
         self.ended: str | None = None  # why its node is gone for good
         self.counts = True  # what its disk has is not given up
@@ -176,6 +170,17 @@ class Host:
         self.quiet += process.end(silent=True)
         lost = self.disk.lose_power(self._rng)
         self.world.trace(f"power {self.name} {lost}")
+        return lost
+
+    def fail_flush(self) -> int:
+        """A flush has failed: the process ends at once, and what it did not cover may be gone. Return how much is."""
+        process = self.process
+        if process is None:
+            return 0
+        self.process = None
+        process.end(silent=False)
+        lost = self.disk.lose_power(self._rng)
+        self.world.trace(f"flush failed {self.name} {lost}")
         return lost
 
     def stop(self, then: Callable[[], None] | None = None) -> None:
@@ -378,6 +383,8 @@ class Process:
             self._backlog.append((self._flushed, (mark,)))
             return
         self.flushing = False
+        if self.host.flush_fails is not None and self.host.flush_fails():
+            return
         sequence = self.disk.end_flush(mark)
         self.at()
         self.node.flushed(sequence)
@@ -434,106 +441,6 @@ class Process:
             self.network.abandon(end, silent=silent)
         self._ends.clear()
         return ends if silent else []
-
-
-class Joiner:
-    """A machine that asks to enter: what ``net/entry.py`` does, in virtual time."""
-
-    def __init__(
-        self, host: Host, seeds: list[str], done: Callable[[str | None], None], *, replace: str | None = None
-    ) -> None:
-        self._host = host
-        self.place = host.name
-        self._seeds = seeds
-        self._done = done
-        self._replace = replace
-        self._turn = 0
-        self._try = 0
-        self._reader = FrameReader()
-        self._entry = host.first_entry()
-        self._until = host.world.now + JOIN_PATIENCE_NS
-        self._over = False
-        self._ask()
-
-    def accepted(self, end: End) -> None:
-        """See `Owner`; nobody connects to a joiner."""
-
-    def _ask(self) -> None:
-        if self._over:
-            return
-        if self._host.world.now > self._until:
-            self._finish("not-reached")
-            return
-        self._try += 1
-        target = self._host.directory[self._seeds[self._turn % len(self._seeds)]]
-        self._turn += 1
-        number = self._try
-        self._reader = FrameReader()
-        self._host.network.connect(self, target.name, target.listening, lambda end: self._connected(number, end))
-        self._host.world.after(JOIN_TRY_NS, self._again, number)
-
-    def _again(self, number: int) -> None:
-        """The try of that number has failed, or takes too long."""
-        if number == self._try and not self._over:
-            self._try += 1
-            self._host.world.after(JOIN_PAUSE_NS, self._ask)
-
-    def _connected(self, number: int, end: End | None) -> None:
-        if end is None or number != self._try or self._over:
-            if end is not None:
-                self._host.network.close(end)
-            self._again(number)
-            return
-        end.tag = number
-        entry = self._entry
-        hello = {
-            "version": WIRE_VERSION,
-            "role": "peer",
-            "cluster": None,
-            "node": entry.id,
-            "to": None,
-            "generation": entry.generation,
-            "name": entry.name,
-        }
-        request: dict[str, object] = {
-            "node": entry.id,
-            "name": entry.name,
-            "partitions": None,
-            "replicas": None,
-            "r": None,
-            "w": None,
-            "hash": HASH_NAME,
-            "replace": self._replace,
-        }
-        self._host.network.send(end, frame([int(Op.HELLO), 0, hello]) + frame([int(Op.JOIN), 1, request]))
-
-    def received(self, end: End, data: bytes) -> None:
-        """See `Owner`."""
-        if end.tag != self._try or self._over:
-            return
-        for message in self._reader.feed(data):
-            if message[0] == Op.ERROR and len(message) == 5:
-                self._host.network.close(end)
-                if message[2] in AGAIN:
-                    self._again(self._try)
-                else:
-                    self._finish(str(message[2]))
-                return
-            if message[0] == Op.OK and message[1] == 1:
-                self._host.network.close(end)
-                self._over = True
-                self._host.admitted(self._entry, message[2])
-                self._done(None)
-                return
-
-    def ended(self, end: End) -> None:
-        """See `Owner`."""
-        if isinstance(end.tag, int):
-            self._again(end.tag)
-
-    def _finish(self, code: str) -> None:
-        self._over = True
-        self._done(code)
 
 
 def _shown(value: object) -> str:

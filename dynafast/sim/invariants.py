@@ -3,12 +3,13 @@
 Each check raises `ViolationError` with the invariant's name. docs/simulation.md lists them all.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.clock import Record
 from dynafast._ext.replica import MODE_NONE, MODE_SEATED
 from dynafast.core.rounds import REST_NS
 from dynafast.errors import CorruptRecordError
+from dynafast.protocol import Op
 from dynafast.sim.disk import Disk, bare, record_of
 from dynafast.sim.history import Dot, KeyHistory, ViolationError, Write
 from dynafast.storage.interface import object_key
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
 
 SLOPPY = 1
 DAMAGED = b"damaged"  # stands for a record that cannot be read
+
+
+def check_options(sim: "Simulation", history: KeyHistory, op: Op, options: dict[str, Any], receipt: list[int]) -> None:
+    """An ok answer met what its request asked for: R or W, primaries, synced replicas, no fallback.
+
+    While members change, fewer hosts than N may serve a partition; then all of them are enough. The receipt tells how
+    many there are only if that is fewer than R or W; otherwise at least as many.
+    """
+    needed, replicas, primaries, fallbacks, synced, _ = receipt
+    reads = op is Op.GET
+    asked = options.get("r", sim.options.r) if reads else options.get("w", sim.options.w)
+    hosts = needed if sim.members_change else sim.options.replicas
+    met = (
+        needed == min(asked, hosts)
+        and replicas >= needed
+        and primaries >= min(hosts, options.get("pr" if reads else "pw", 0))
+        and (reads or synced >= min(hosts, options.get("dw", 0)))
+        and (options.get("sloppy", True) or not fallbacks)
+    )
+    if not met:
+        raise ViolationError("quorum-met", f"{op.name} with {options} was answered with {receipt}", history)
 
 
 def check_receipt(sim: "Simulation", history: KeyHistory, write: Write, receipt: list[int], asked_ns: int) -> None:

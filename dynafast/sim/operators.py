@@ -5,7 +5,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.codec import FrameReader, frame
+from dynafast.core import identity
+from dynafast.core.membership import Entry
 from dynafast.protocol import Op
+from dynafast.sim.disk import Disk
 from dynafast.sim.faults import a_host, a_while
 from dynafast.sim.network import End
 from dynafast.sim.registry import fault
@@ -183,14 +186,17 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
         host.copy = host.process.id, host.disk.copy()
         return f"of {host.name}"
     starts = host.disk.boot - kept[1].boot  # since the copy was made
-    if starts and not _known_life(sim, host, kept[1].boot + 2):
+    same = host.node.replica.round == identity.load_round(kept[1]) and (
+        starts == 0 or (starts == 1 and _begins_alike(host.node.own, kept[1]))
+    )
+    if not same and (starts == 0 or not _known_life(sim, host, kept[1].boot + 2)):
         return None  # the entry of the life that was heard of may be the new one's, byte for byte
     if not sim.budget.allows_death(host) or not sim.begin_change(host):
         return None
     sim.budget.strike(host)
     host.kill()
     sim.lost_data_ns = sim.world.now
-    if starts == 0:
+    if same:
         sim.tail_lost(everywhere=True)  # nobody can tell this from a restart
         sim.end_change(host)
     else:
@@ -198,6 +204,12 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
     host.disk, host.copy = kept[1], None
     host.start()
     return f"put back on {host.name}"
+
+
+def _begins_alike(own: Entry, copy: Disk) -> bool:
+    """Whether a node that starts from a copy has the very entry that it has now."""
+    last = next(entry for entry in identity.load_entries(copy) if entry.id == own.id)
+    return Entry.from_wire({**last.to_wire(), "generation": own.generation, "version": 1}) == own
 
 
 def _known_life(sim: "Simulation", host: "Host", generation: int) -> bool:

@@ -3,12 +3,14 @@
 Each fault has a weight, and about half of them none: a run with two faults finds what a run with twenty drowns.
 
 What is drawn seldom has a stream of its own, so that it changes nothing in the other runs: nodes that build their trees
-slowly, `SELDOM` faults, and a *tour*: clients write and delete a few keys, then go on to others, and only links are
-clogged. There keys rest long enough for rounds while old frames wait.
+slowly, `SELDOM` faults, requests with particular wishes, a *tour*, and what is `RARE`. On a tour clients write and
+delete a few keys, then go on to others, and only links are clogged: there keys rest long enough for rounds while old
+frames wait.
 """
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from dynafast.core.node import BUILD_COUNT
 from dynafast.errors import ConfigError
@@ -19,7 +21,13 @@ from dynafast.sim.registry import FAULTS, GROUPS
 from dynafast.sim.world import World
 
 TOURS = ({"clog": 5}, {"clog": 2, "mute": 5})  # the faults of tours
-SELDOM = frozenset({"mute"})
+SELDOM = frozenset({"mute", "bad_flush"})
+# Faults alone by themselves, with what else the options and the habits of clients are then.
+RARE: tuple[tuple[dict[str, int], dict[str, Any], dict[str, Any]], ...] = (
+    ({"full": 5}, {"blind": True, "keys": 12, "fault_ms": 100}, {"think_ms": 10}),
+    ({"backup": 5, "stop": 5}, {"blind": True, "keys": 40, "cold_copies": True, "fault_ms": 300}, {"think_ms": 60}),
+)
+RARELY = 18  # runs of the usual kind to each of these
 SOURCES = (_faults, _operators)  # importing them registers what they have
 
 
@@ -46,6 +54,8 @@ class Options:
     most_faults: int  # at one time
     most_changes: int  # of the members, at one time
     build_count: int  # records that a node reads in a tick to build its trees after a start
+    blind: bool  # keys are written without being read alone
+    cold_copies: bool  # a machine that is stopped leaves a copy of its disk
     tour: int  # how many keys clients use at a time before they go on to others; 0: all the time all keys
     weights: dict[str, int] = field(default_factory=dict)  # of the faults that are on
 
@@ -83,13 +93,15 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
     rng, swarm = world.random("options"), world.random("swarm")
     build_count = swarm.choice([BUILD_COUNT] * 5 + [2])
     tour = swarm.choice([0] * 5 + [3])
+    rare = world.random("rare").choice([None] * RARELY + list(RARE))
+    seldom = {"mute": swarm, "bad_flush": world.random("bad_flush")}
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
     majority = replicas // 2 + 1
     quorums = [(majority, majority), (majority, majority), (1, replicas), (replicas, 1), (1, 1)]
     r, w = rng.choices(quorums, [6, 6, 1, 1, 1])[0]
     on = {}
     for name in FAULTS:
-        weight = swarm.choice([0] * 5 + [5]) if name in SELDOM else rng.choice([0, 0, 0, 1, 2, 5])
+        weight = seldom[name].choice([0] * 5 + [5]) if name in SELDOM else rng.choice([0, 0, 0, 1, 2, 5])
         if faults is None:
             if weight:
                 on[name] = weight
@@ -103,7 +115,12 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         chained=rng.choice([0.0, 0.3, 0.6]),
         giving=rng.choice([0.0, 0.0, 0.3]),
         odd_quorum=rng.choice([0.0, 0.0, 0.1]),
+        particular=world.random("wishes").choice([0.0, 0.0, 0.1, 0.4]),
     )
+    if rare is not None:
+        tour = 0
+        on = {name: weight for name, weight in rare[0].items() if faults is None or name in faults}
+        habits = replace(habits, **rare[2])
     if tour:
         on = {name: weight for name, weight in swarm.choice(TOURS).items() if faults is None or name in faults}
         habits = replace(habits, think_ms=150, timeout_ms=1000)
@@ -127,9 +144,13 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         most_faults=rng.choice([1, 3, 3, 6, 12]),
         most_changes=rng.choice([1, 1, 2, 3]),
         build_count=build_count,
+        blind=False,
+        cold_copies=False,
         tour=tour,
         weights=on,
     )
+    if rare is not None:
+        options = replace(options, **rare[1])
     if tour:  # few links hang at a time, so that rounds find everybody else
         options = replace(options, clients=min(6, options.clients), keys=120, fault_ms=300, most_faults=3)
     return options

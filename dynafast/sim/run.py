@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import IO
+from typing import IO, Any
 
 from xxhash import xxh3_64_intdigest
 
@@ -28,6 +28,7 @@ SAFETY_NS = 600 * SECOND  # clients that get nothing done end the phase too
 LIVENESS_NS = 120 * SECOND  # faults have ended; within this all must have come to rest
 LOOK_NS = 100 * MS
 QUIET_NS = 3 * SECOND  # within which nothing is repaired or moved when all is done
+BLINDLY = [Kind.BLIND, Kind.NEWEST]
 REPAIRS = frozenset({Op.FETCH, Op.STORE, Op.KEYS, Op.READ, Op.MERGE, Op.TREE, Op.CLAIM, Op.GIVE})
 
 
@@ -79,7 +80,7 @@ class Simulation:
         self.histories = [
             KeyHistory(
                 b"key-%d" % number,
-                Kind.CART if options.tour else kinds.choice(list(Kind)),
+                Kind.CART if options.tour else kinds.choice(BLINDLY if options.blind else list(Kind)),
                 self.facts.cluster,
                 ordered=2 * options.w > options.replicas,
             )
@@ -148,6 +149,10 @@ class Simulation:
         if op is Op.PUT:
             return needed >= self.options.w
         return needed >= self.options.r and self.options.r + self.options.w > self.options.replicas
+
+    def answered(self, history: KeyHistory, op: Op, options: dict[str, Any], receipt: list[int]) -> None:
+        """See `clients.Cluster`."""
+        invariants.check_options(self, history, op, options, receipt)
 
     def acknowledged(self, history: KeyHistory, write: Write, receipt: list[int], asked_ns: int) -> None:
         """See `clients.Cluster`."""

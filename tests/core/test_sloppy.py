@@ -7,7 +7,7 @@ from xxhash import xxh3_64_intdigest
 from dynafast._ext.clock import Record
 from dynafast.errors import HintsFullError
 from dynafast.protocol import Op
-from dynafast.storage.interface import object_key
+from dynafast.storage.interface import Batch, object_key
 from tests.core.harness import Cluster, Member
 from tests.core.test_requests import (
     CODE,
@@ -122,6 +122,19 @@ def test_dw_waits_for_flushes_whatever_the_durability() -> None:
     late = pipe(first).ask(Op.PUT, b"k", b"x", None, W3, {"w": 1, "dw": 2, "timeout": 200})
     assert (late[CODE], late[-1]["needed"]) == ("timeout", 2)
     assert "synced replicas" in late[CODE + 1]
+
+
+def test_dw_counts_seats_while_one_is_on_its_way() -> None:
+    """As W does: with two of three seats served, three cannot have it synced, although every holder has."""
+    cluster = Cluster(5)
+    first, _, third = holders(cluster, b"k")
+    partition = third.node.partition_of(KEY)
+    third.node.change_own(Batch(), seats=[seat for seat in third.node.own_seats() if seat.partition != partition])
+    cluster.run_until(lambda: len(first.node.seats.owners[partition]) == 2)
+    for name in ("dw", "w"):
+        refused = pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {name: 3})
+        assert (refused[CODE], refused[-1]["needed"]) == ("unavailable", 3)
+    assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"dw": 2})[PUT_RECEIPT][4] == 2
 
 
 def test_pr_and_pw_count_primaries_alone() -> None:

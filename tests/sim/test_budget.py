@@ -19,10 +19,10 @@ def cluster(nodes: int = 3) -> Simulation:
     return sim
 
 
-def keep(sim: Simulation, number: int, *, sync: bool = True) -> None:
+def keep(sim: Simulation, number: int, *, sync: bool = True, hint: bytes = b"") -> None:
     key = sim.histories[0].key
     disk = sim.hosts[number].disk
-    disk.put(object_key(sim.position(key), key), bytes(25) + RECORD.encode())
+    disk.put(object_key(sim.position(key), key), bytes(24) + bytes([len(hint) // 8]) + hint + RECORD.encode())
     if sync:
         disk.sync()
 
@@ -67,6 +67,19 @@ def test_what_nobody_was_promised_may_go() -> None:
     assert sim.budget.allows_loss(sim.hosts[0])
 
 
+@pytest.mark.parametrize("left_over", [True, False])
+def test_a_copy_that_goes_once_the_machine_has_confirmed_it_does_not_count(left_over: bool) -> None:
+    """It may have confirmed it a moment ago: a seat's content to an earlier owner, or a hint."""
+    sim = cluster(nodes=5)
+    owners = sim.hosts[0].node.seats.holders(sim.position(sim.histories[0].key) * sim.options.partitions >> 64)
+    struck = next(number for number, host in enumerate(sim.hosts) if host.id in owners)
+    other = next(number for number, host in enumerate(sim.hosts) if host.id not in owners)
+    keep(sim, struck)
+    keep(sim, other, hint=b"" if left_over else sim.hosts[struck].id)
+    acknowledge(sim)
+    assert not sim.budget.allows_loss(sim.hosts[struck])
+
+
 @pytest.mark.parametrize(("seated", "strict"), [(True, 1), (False, 0)])
 def test_a_write_that_no_other_seat_has_is_strict_no_more(seated: bool, strict: int) -> None:
     """A hint brings it back, in its time; until then no owner knows of it."""
@@ -78,7 +91,7 @@ def test_a_write_that_no_other_seat_has_is_strict_no_more(seated: bool, strict: 
     struck = next(number for number, host in enumerate(sim.hosts) if host.id in owners)
     other = next(number for number in numbers if number != struck)
     keep(sim, struck)
-    keep(sim, other)
+    keep(sim, other, hint=b"" if seated else b"elsewise")
     acknowledge(sim)
     assert sim.budget.allows_loss(sim.hosts[struck])
     sim.budget.strike(sim.hosts[struck])

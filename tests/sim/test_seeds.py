@@ -32,3 +32,9 @@ def test_without_faults_nothing_fails(seed: int) -> None:
 def test_pinned_seed_holds(seed: int) -> None:
     result = simulate(seed)
     assert result.violation is None, f"dynafast sim --seed {seed}: {result.violation}"
+
+
+def test_a_failed_flush_ends_the_process_and_promises_nothing() -> None:
+    result = simulate(4, ops=1000, faults=frozenset({"bad_flush"}))
+    assert result.violation is None
+    assert result.faults["bad_flush"] > 3
