@@ -13,6 +13,7 @@ from dynafast.limits import KEY_MAX, REPLICAS_MAX_COUNT, TIMEOUT_MAX_MS, VALUE_M
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
+from dynafast._ext.clock cimport Record
 from dynafast._ext.codec cimport (
     ARRAY,
     MAP,
@@ -24,6 +25,7 @@ from dynafast._ext.codec cimport (
     load_be,
     open_frame,
     put_head,
+    put_raw,
     put_uint,
     read_bool,
     read_bytes,
@@ -35,7 +37,6 @@ from dynafast._ext.codec cimport (
 cdef enum:
     ID_SIZE = 16                    # of a write id
     NODE_ID_SIZE = 8
-    DEFAULT_TIMEOUT_MS = 5000
     CONTEXT_MAX = 1024 * 1024
     OUTSTANDING_MAX = 1024          # requests of one client's connection waiting for answers
     PEER_OUTSTANDING_MAX = 65536    # of a peer's: it carries those of many clients, and bounds them itself
@@ -46,7 +47,7 @@ cdef Py_ssize_t _VALUE_MAX = VALUE_MAX
 cdef int _TIMEOUT_MAX_MS = TIMEOUT_MAX_MS
 cdef int _REPLICAS_MAX = REPLICAS_MAX_COUNT
 
-__all__ = ["OUTPUT_HIGH", "Connection", "Handler"]
+__all__ = ["OUTPUT_HIGH", "Connection", "Handler", "Outcome"]
 
 OUTPUT_HIGH = READ_BELOW            # above this much unsent output the shell stops reading from the connection
 
@@ -131,6 +132,19 @@ cdef bint _read_key(Cursor *c, const uint8_t **key, Py_ssize_t *size, Problem *w
     return True
 
 
+cdef class Outcome:
+    """What a request has come to; `dynafast._ext.coordinator` has the real ones."""
+
+    cdef int fields(self, Buffer out) except -1:
+        raise NotImplementedError
+
+    cdef Record versions(self):
+        raise NotImplementedError
+
+    cdef bytes context(self):
+        raise NotImplementedError
+
+
 cdef class Handler:
     """The node as a connection sees it; `dynafast._ext.coordinator` has the real one."""
 
@@ -165,6 +179,9 @@ cdef class Handler:
 
     cdef bint awaits_flush(self) noexcept:
         return False
+
+    cdef bint coordinates(self, bytes key) except -1:
+        raise NotImplementedError
 
 
 cdef class Connection:
@@ -235,7 +252,10 @@ cdef class Connection:
         return 0
 
     cpdef int resume(self) except -1:
-        """The output is sent: go on with the input that had to wait while `full`."""
+        """All output is sent, or there never was any: go on with the input that had to wait while `full`.
+
+        Called again whenever the connection is dirty: it may be `full` of requests that wait, too.
+        """
         self.full = False
         return self.feed_raw(NULL, 0)
 
@@ -310,6 +330,40 @@ cdef class Connection:
         if self.outstanding > 0:
             self.outstanding -= 1
         return 0
+
+    cdef int found(self, uint64_t id, Outcome outcome, bint large) except -1:
+        """Answer a get; *large*: the answer may be too much for one frame."""
+        return self._answer(id, 6, FOUND, outcome, large)
+
+    cdef int written(self, uint64_t id, Outcome outcome, bint large) except -1:
+        """Answer a put; *large*, as for `found`."""
+        return self._answer(id, 8, WRITTEN, outcome, large)
+
+    cdef int _answer(self, uint64_t id, int fields, int op, Outcome outcome, bint large) except -1:
+        """Send an answer: straight into the output, or, when it may need parts, as a message of its own first."""
+        cdef Buffer out
+        cdef Py_ssize_t start
+        if not large:
+            start = self.begin_message(fields, op, id)
+            outcome.fields(self.out)
+            return self.end_answer(start)
+        out = Buffer()
+        put_head(out, ARRAY, fields)
+        put_uint(out, op)
+        put_uint(out, id)
+        outcome.fields(out)
+        self.settle()
+        return self.send_message(id, out.data, out.size)
+
+    cdef int relayed(self, uint64_t id, int op, uint64_t fields, Cursor *rest) except -1:
+        """Pass on what another coordinator has answered: FOUND, WRITTEN or ERROR; *rest* is what follows its id."""
+        cdef Buffer out = Buffer()
+        put_head(out, ARRAY, fields)
+        put_uint(out, op)
+        put_uint(out, id)
+        put_raw(out, rest.at, rest.end - rest.at)
+        self.settle()
+        return self.send_message(id, out.data, out.size)
 
     cdef int refuse(self, uint64_t id, object code, object message, object details) except -1:
         cdef Buffer body = Buffer()

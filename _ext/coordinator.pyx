@@ -336,27 +336,6 @@ cdef class Quorum(Pending):
     cdef int reply(self) except -1:
         return 0
 
-    cdef int body(self, Buffer out) except -1:
-        """Append the answer behind its id."""
-        return 0
-
-    cdef int reply_with(self, int fields, int op, bint large) except -1:
-        """Send the answer: straight into the output, or, when it may need parts, as a message of its own first."""
-        cdef Connection client = self.client
-        cdef Buffer out
-        cdef Py_ssize_t start
-        if not large:
-            start = client.begin_message(fields, op, self.client_id)
-            self.body(client.out)
-            return client.end_answer(start)
-        out = Buffer()
-        put_head(out, ARRAY, fields)
-        put_uint(out, op)
-        put_uint(out, self.client_id)
-        self.body(out)
-        client.settle()
-        return client.send_message(self.client_id, out.data, out.size)
-
     cdef int give_up(self) except -1:
         return 0
 
@@ -500,9 +479,15 @@ cdef class Get(Quorum):
         return 0
 
     cdef int reply(self) except -1:
-        return self.reply_with(6, FOUND, self.found.value_bytes() >= _DIRECT_MAX)
+        return self.client.found(self.client_id, self, self.found.value_bytes() >= _DIRECT_MAX)
 
-    cdef int body(self, Buffer out) except -1:
+    cdef Record versions(self):
+        return self.found
+
+    cdef bytes context(self):
+        return close_context(self.found, self.key, self.home.cluster) if self.found.entry_count else None
+
+    cdef int fields(self, Buffer out) except -1:
         _put_live(out, self.found)
         _put_context(out, self.found, self.key, self.home.cluster)
         self.receipt(out)
@@ -740,9 +725,9 @@ cdef class Put(Quorum):
         return Quorum.conclude(self)
 
     cdef int reply(self) except -1:
-        return self.reply_with(8, WRITTEN, self.options.give and self.record.value_bytes() >= _DIRECT_MAX)
+        return self.client.written(self.client_id, self, self.options.give and self.record.value_bytes() >= _DIRECT_MAX)
 
-    cdef int body(self, Buffer out) except -1:
+    cdef int fields(self, Buffer out) except -1:
         cdef Py_ssize_t live = self.record.live_count()
         cdef bint alone = (
             live == (0 if self.version.size < 0 else 1)
@@ -895,7 +880,6 @@ cdef class Relay(Pending):
         )
 
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1:
-        cdef Buffer out = self.home.scratch
         cdef uint64_t fields = 0
         if who not in self.asked:
             return 0
@@ -913,14 +897,10 @@ cdef class Relay(Pending):
         else:
             who.answered(self.home.now_ns - self.started_ns)
             self.home.sample(self.home.now_ns - self.started_ns)
+        if not self.client.lost:
+            self.client.relayed(self.client_id, op, fields, rest)   # first: if it cannot be read, this still waits
         self.home.pending.pop(self.rid, None)
-        out.size = 0
-        put_head(out, ARRAY, fields)
-        put_uint(out, op)
-        put_uint(out, self.client_id)
-        put_raw(out, rest.at, rest.end - rest.at)
-        self.client.settle()
-        return self.client.send_message(self.client_id, out.data, out.size)
+        return 0
 
     cdef int lost(self, Peer who) except -1:
         if who not in self.asked:
@@ -1210,6 +1190,9 @@ cdef class Coordinator(Handler):
     cdef int touched(self, Connection conn) except -1:
         self.dirty.append(conn)
         return 0
+
+    cdef bint coordinates(self, bytes key) except -1:
+        return self.view.mine(self.view.locate(xxh3_64_intdigest(key))) != 0
 
     cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1:
         cdef Pending request = self.pending.get(id)

@@ -140,6 +140,7 @@ def _addresses(setting: str, value: object) -> tuple[Address, ...]:
 _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "data": _folder,
     "listen": _open_address,
+    "resp": _open_address,
     "join": _addresses,
     "replace": _label,
     "name": _label,
@@ -236,6 +237,7 @@ class NodeConfig:
 
     data: Path
     listen: Address = DEFAULT_ADDRESS  # port 0: any free one
+    resp: Address | None = None  # where redis clients are served too; port 0: any free one
     join: tuple[Address, ...] = ()
     replace: str | None = None  # the dead member whose place a new node takes, under its name unless it has another
     name: str | None = None

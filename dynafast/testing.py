@@ -68,6 +68,7 @@ class Node:
     Attributes:
         name: as the cluster knows it.
         address: "HOST:PORT", known from the first start on.
+        resp: the same of where redis clients are served, with the option ``--resp``; else None.
         folder: where its data and its log are.
     """
 
@@ -75,6 +76,7 @@ class Node:
         self.name = name
         self.folder = cluster.folder / folder
         self.address = ""
+        self.resp: str | None = None
         self._cluster = cluster
         self._options = tuple(options)
         self._process: subprocess.Popen[bytes] | None = None
@@ -135,7 +137,9 @@ class Node:
                 *lines, _ = said.split(b"\n")
                 for line in lines:
                     if line.startswith(b"ready "):
-                        self.address = line.split()[2].decode()
+                        words = line.decode().split()
+                        self.address = words[2]
+                        self.resp = next((word[5:] for word in words[3:] if word.startswith("resp=")), None)
                         return
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise self._error(f"was not ready within {self._cluster.start_timeout_s:.0f} s")

@@ -2,11 +2,13 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from dynafast._ext.clock cimport Record
 from dynafast._ext.codec cimport Buffer, Cursor, FrameSplitter, PartJoiner
 
 
 cdef enum:
     READ_BELOW = 4 * 1024 * 1024    # bytes of unsent output
+    DEFAULT_TIMEOUT_MS = 5000       # of a request that names none
 
 
 cdef enum Op:
@@ -79,6 +81,13 @@ cdef struct Problem:                # why a frame cannot be taken
 cdef class Connection
 
 
+cdef class Outcome:
+    """How a get or a put went; a connection says it in the words of its protocol."""
+    cdef int fields(self, Buffer out) except -1     # of the frame FOUND or WRITTEN, behind its id
+    cdef Record versions(self)                      # of a get: all that are there, tombstones too
+    cdef bytes context(self)                        # of a get: for the put that replaces them; None: nothing is there
+
+
 cdef class Handler:
     """What a connection asks of its node. Every method may write to any connection's output, and returns at once."""
     cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1
@@ -96,6 +105,7 @@ cdef class Handler:
     cdef int turn(self, int64_t now_ns, int64_t wall_ms) except -1      # tells the time, before anything else
     cdef list dirtied(self)         # connections with output, or that close, since the last call
     cdef bint awaits_flush(self) noexcept
+    cdef bint coordinates(self, bytes key) except -1    # whether requests for it take effect in the order of the calls
 
 
 cdef class Connection:
@@ -110,7 +120,7 @@ cdef class Connection:
     cdef readonly bint closing      # close once the output is sent
     cdef readonly bint lost         # the transport is gone
     cdef readonly int outstanding   # requests of the other side that wait for an answer
-    cdef readonly bint full         # so much output waits that the rest of the input has to, until it is sent
+    cdef readonly bint full         # so much waits to be sent, or answered, that the rest of the input has to wait
     cdef public object peer         # of links and peers: the `Peer` at the other end
     cdef int feed_raw(self, const uint8_t *data, Py_ssize_t size) except -1
     cpdef int resume(self) except -1
@@ -121,6 +131,10 @@ cdef class Connection:
     cdef int end_request(self, Py_ssize_t start) except -1
     cdef int send_message(self, uint64_t id, const uint8_t *item, Py_ssize_t size) except -1
     cdef int settle(self) except -1
+    cdef int found(self, uint64_t id, Outcome outcome, bint large) except -1
+    cdef int written(self, uint64_t id, Outcome outcome, bint large) except -1
+    cdef int relayed(self, uint64_t id, int op, uint64_t fields, Cursor *rest) except -1
+    cdef int _answer(self, uint64_t id, int fields, int op, Outcome outcome, bint large) except -1
     cdef int refuse(self, uint64_t id, object code, object message, object details) except -1
     cdef int _frame(self, Cursor *body) except -1
     cdef bint _handle(self, Cursor *body, uint64_t *id, Problem *why) except -1

@@ -1,13 +1,16 @@
-from typing import Any, Protocol, final
+from typing import Any, Protocol
 
 from typing_extensions import disjoint_base
 
-__all__ = ["OUTPUT_HIGH", "Connection", "Handler"]
+__all__ = ["OUTPUT_HIGH", "Connection", "Handler", "Outcome"]
 
 OUTPUT_HIGH: int
 
 @disjoint_base
 class Handler: ...
+
+@disjoint_base
+class Outcome: ...
 
 class _Node(Protocol):
     def hello(self, connection: Connection, fields: dict[Any, Any]) -> dict[str, object]: ...
@@ -16,7 +19,7 @@ class _Node(Protocol):
     def refused(self, connection: Connection, code: str, message: str) -> None: ...
     def dropped(self, connection: Connection) -> None: ...
 
-@final
+@disjoint_base
 class Connection:
     peer: Any
     def __init__(self, handler: Handler, node: _Node, *, hello: dict[str, object] | None = None) -> None: ...

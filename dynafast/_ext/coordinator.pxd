@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from dynafast._ext.clock cimport Local, Record, Version
 from dynafast._ext.codec cimport Buffer, Cursor
-from dynafast._ext.connection cimport Connection, Handler, Options
+from dynafast._ext.connection cimport Connection, Handler, Options, Outcome
 from dynafast._ext.replica cimport Replica
 from dynafast._ext.view cimport Peer, View
 
@@ -34,7 +34,7 @@ cdef struct Slot:                   # one node that a request asks
     int64_t sent_ns
 
 
-cdef class Pending:
+cdef class Pending(Outcome):          # an outcome too, since a class has but one base: `Quorum` becomes one
     cdef Coordinator home
     cdef uint64_t rid
     cdef uint64_t sequence          # of the store: waits for a flush that covers it
@@ -85,8 +85,6 @@ cdef class Quorum(Pending):
     cdef int settle(self) except -1
     cdef int finish(self) except -1
     cdef int reply(self) except -1
-    cdef int reply_with(self, int fields, int op, bint large) except -1
-    cdef int body(self, Buffer out) except -1
     cdef int refuse(self, str code, str message, object details) except -1
     cdef int receipt(self, Buffer out) except -1
 

@@ -11,6 +11,7 @@ from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, SOCKETS, ClusterConfi
 @click.command()
 @click.option("--data", metavar="DIR", help="The node's folder; made when it is not there. Required.")
 @click.option("--listen", metavar="HOST:PORT", help=f"Where to listen; port 0: any. Default {DEFAULT_ADDRESS}.")
+@click.option("--resp", metavar="HOST:PORT", help="Serve redis clients there too; port 0: any. Default: nowhere.")
 @click.option("--join", metavar="HOST:PORT", multiple=True, help="A node of the cluster to enter; repeatable.")
 @click.option("--replace", metavar="NAME", help="With --join: take the name and place of that node, which is dead.")
 @click.option("--name", metavar="NAME", help="Default: the machine's name and the port.")

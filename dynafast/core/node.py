@@ -22,6 +22,7 @@ from xxhash import xxh3_64_intdigest
 from dynafast._ext.connection import Connection
 from dynafast._ext.coordinator import Coordinator
 from dynafast._ext.replica import Replica
+from dynafast._ext.resp import RespConnection
 from dynafast._ext.view import Peer, View
 from dynafast.core import identity
 from dynafast.core.admission import Admission
@@ -33,6 +34,7 @@ from dynafast.core.machine import Answering, Machine
 from dynafast.core.machines import MACHINES
 from dynafast.core.membership import NODE_ID_SIZE, Entry, Membership, is_node_id
 from dynafast.core.ownership import Member, Placement, place
+from dynafast.core.redis import Redis
 from dynafast.core.rounds import Rounds
 from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
@@ -143,6 +145,7 @@ class Node:
         self.detector = self.machine(Detector)
         self.healing = self.machine(Healing)
         self.rounds = self.machine(Rounds)
+        self._redis = Redis(self)
         self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(build_count)]
         self._work += [machine.tick for machine in self.machines]
         self._ops: dict[Op, tuple[int | None, Answering]] = {}
@@ -199,6 +202,10 @@ class Node:
     def accept(self) -> Connection:
         """Return the core's end of a connection that came in."""
         return Connection(self.coordinator, self)
+
+    def accept_redis(self) -> RespConnection:
+        """Return the core's end of a connection that a redis client has opened."""
+        return RespConnection(self.coordinator, self._redis, self.random64())
 
     def wanted(self) -> dict[bytes, str]:
         """Return the peers to open a connection to: node id → address."""

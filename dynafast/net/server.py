@@ -55,8 +55,10 @@ def run(settings: Settings) -> int:
     store = RocksStore(settings.node.data)
     clean = False
     try:
-        with contextlib.closing(_listen(settings.node.listen)) as listener:
-            ended = trio.run(_Server(settings, store, listener).run)
+        with contextlib.ExitStack() as sockets:
+            listener = sockets.enter_context(_listen("listen", settings.node.listen))
+            redis = settings.node.resp and sockets.enter_context(_listen("resp", settings.node.resp))
+            ended = trio.run(_Server(settings, store, listener, redis).run)
         clean = True
     finally:
         store.close(clean=clean)
@@ -91,7 +93,7 @@ def _trace(event: str, /, **fields: object) -> None:
     log.info(event, **{name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()})
 
 
-def _listen(address: Address) -> socket.socket:
+def _listen(setting: str, address: Address) -> socket.socket:
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -102,7 +104,7 @@ def _listen(address: Address) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"listen: cannot listen on {address}: {error.strerror or error}: choose another address or port"
+            f"{setting}: cannot listen on {address}: {error.strerror or error}: choose another address or port"
         ) from error
     listener.setblocking(False)
     return listener
@@ -111,10 +113,13 @@ def _listen(address: Address) -> socket.socket:
 class _Server:
     """One running node."""
 
-    def __init__(self, settings: Settings, store: RocksStore, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, store: RocksStore, listener: socket.socket, redis: socket.socket | None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._listener = listener
+        self._redis = redis  # where redis clients connect
         self._dialling: set[bytes] = set()
         self._pauses: dict[bytes, tuple[float, float]] = {}  # peer -> (not before, last pause), seconds
         self._over = trio.Event()
@@ -145,6 +150,8 @@ class _Server:
     async def _serve(self, start: Start, address: Address) -> None:
         """Serve until told to stop, then drain."""
         self._sockets.listen(self._listener, self._node.accept)
+        if self._redis is not None:
+            self._sockets.listen(self._redis, self._node.accept_redis)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._sockets.run)
@@ -233,8 +240,10 @@ class _Server:
         with trio.move_on_after(READY_S):
             while not self._node.serves or self._dialling:
                 await trio.sleep(TICK_S)
-        facts = start.identity.facts
-        print(f"ready {start.own.name} {address} cluster={facts.cluster.hex()}", flush=True)  # noqa: T201
+        words = [f"ready {start.own.name} {address} cluster={start.identity.facts.cluster.hex()}"]
+        if self._redis is not None and self._settings.node.resp is not None:
+            words.append(f"resp={Address(self._settings.node.resp.host, self._redis.getsockname()[1])}")
+        print(*words, flush=True)  # noqa: T201
 
     async def _drain(self) -> None:
         """Answer what is under way, take nothing new."""
