@@ -11,9 +11,10 @@ from Cython.Compiler.Visitor import TreeVisitor
 
 ROOT = Path(__file__).parent.parent
 PURE = ["errors", "limits", "protocol"]
-NATIVE_SHELL = ["reactor"]
 NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec", "commands"]
 NATIVE_CORE = ["connection", "coordinator", "replica", "resp", "view"]
+NATIVE_SHELL = ["reactor"]
+NATIVE_SIM = ["timeline", "wires"]
 
 # All that a deterministic core may know of, even for a type: what is not listed may hide a clock, a socket, a file,
 # a thread or a die.
@@ -108,13 +109,21 @@ def forbidden_c(names: _CythonNames) -> set[str]:
 
 
 def test_every_native_module_has_a_room() -> None:
-    assert {path.stem for path in (ROOT / "_ext").glob("*.pyx")} == set(NATIVE_PURE + NATIVE_CORE + NATIVE_SHELL)
+    assert {path.stem for path in (ROOT / "_ext").glob("*.pyx")} == set(
+        NATIVE_PURE + NATIVE_CORE + NATIVE_SHELL + NATIVE_SIM
+    )
 
 
 def test_only_the_shell_knows_the_native_shell() -> None:
     native = {f"dynafast._ext.{name}" for name in NATIVE_SHELL}
     for path in (ROOT / "dynafast").rglob("*.py"):
         assert path.parent.name == "net" or native.isdisjoint(python_imports(path)), path
+    for path in NATIVE_FILES:
+        assert native.isdisjoint(cython_names(path).cimports), path
+
+
+def test_no_native_core_knows_the_native_half_of_the_simulator() -> None:
+    native = {f"dynafast._ext.{name}" for name in NATIVE_SIM}
     for path in NATIVE_FILES:
         assert native.isdisjoint(cython_names(path).cimports), path
 
@@ -132,6 +141,16 @@ def test_native_core_knows_no_clock_socket_file_thread_or_die(path: Path) -> Non
     assert forbidden(names.imports) == set()
     assert forbidden_c(names) == set()
     assert names.names & FORBIDDEN_NAMES == set()
+
+
+@pytest.mark.parametrize("name", NATIVE_SIM)
+def test_the_native_half_of_the_simulator_knows_no_core(name: str) -> None:
+    """It is given its dice, and knows no more of the world than a checksum for the trace."""
+    names = cython_names(ROOT / "_ext" / f"{name}.pyx")
+    assert forbidden(names.imports) <= {"zlib"}
+    assert forbidden_c(names) == set()
+    ours = {used for used in names.imports | names.cimports if used.startswith("dynafast")}
+    assert ours <= {"dynafast._ext.timeline"}
 
 
 def test_the_syntax_tree_of_cython_shows_what_is_forbidden(tmp_path: Path) -> None:
@@ -157,7 +176,8 @@ ROOMS = {
     "storage": ["base", "native", "storage.interface"],
     "config": ["base"],
     "net": ["base", "native", "core", "storage", "storage.interface", "config"],
-    "sim": ["base", "native", "core", "storage", "storage.interface"],
+    "native.sim": ["base"],
+    "sim": ["base", "native", "native.sim", "core", "storage", "storage.interface"],
     "client": ["base", "native", "config"],
     "testing": ["base", "client", "config"],
     "cli": ["base", "native", "config", "client", "testing", "net", "core", "sim"],
@@ -169,7 +189,7 @@ def room(module: str) -> str:
     if not parts or parts[0] in PURE:
         return "base"
     if parts[0] == "_ext":
-        return "native"
+        return "native.sim" if parts[1:2] and parts[1] in NATIVE_SIM else "native"
     if parts[:2] == ["storage", "interface"]:
         return "storage.interface"
     if parts[0] == "__main__":

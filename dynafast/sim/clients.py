@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Protocol
 from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.codec import FrameReader, frame
+from dynafast._ext.wires import End
 from dynafast.errors import PeerProtocolError
 from dynafast.protocol import Op
 from dynafast.sim.history import NOTHING, KeyHistory, Kind, Shown, Write
-from dynafast.sim.network import End, Network
+from dynafast.sim.network import Network
 from dynafast.sim.world import MS, SECOND, World
 
 TRIES = 4

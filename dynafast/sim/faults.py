@@ -11,8 +11,8 @@ from dynafast.sim.world import MS, SECOND
 from dynafast.storage.interface import object_key
 
 if TYPE_CHECKING:
+    from dynafast._ext.wires import End
     from dynafast.sim.host import Host
-    from dynafast.sim.network import End
     from dynafast.sim.run import Simulation
 
 

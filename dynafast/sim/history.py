@@ -9,6 +9,7 @@ context when its dot is covered by it.
 """
 
 from bisect import bisect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -129,11 +130,16 @@ class KeyHistory:
         self.burials: list[tuple[int, int]] = []  # of strict deletes: when acknowledged, what they had seen
         self.newest = 0  # when the latest strict acknowledged write began
         self._drifted_ns = -1
-        self.lines: list[str] = []
+        self._story: list[tuple[int, Callable[[], str]]] = []
 
-    def note(self, now_ns: int, text: str) -> None:
-        """Add a line to the story of this key."""
-        self.lines.append(f"{now_ns / MS:12.3f} ms  {text}")
+    def note(self, now_ns: int, line: Callable[[], str]) -> None:
+        """Add a line to the story of this key. It is made only when somebody reads it, so from what never changes."""
+        self._story.append((now_ns, line))
+
+    @property
+    def lines(self) -> list[str]:
+        """The story of this key, for people."""
+        return [f"{now_ns / MS:12.3f} ms  {line()}" for now_ns, line in self._story]
 
     # ---- writes
 
@@ -144,17 +150,14 @@ class KeyHistory:
         write = Write(len(self.writes), id, value, basis.covers, basis.seen, now_ns, overwrite)
         self.writes.append(write)
         self.by_id[id] = write
-        shown = "delete" if value is None else f"put {value[:24]!r}"
-        self.note(
-            now_ns, f"{client} w{write.index} {shown} having seen {members(basis.seen)} {'overwrite' * overwrite}"
-        )
+        self.note(now_ns, lambda: _told(write, client))
         return write
 
     def end_write(self, now_ns: int, write: Write, outcome: str, *, unsure: bool = False) -> None:
         """A write ended otherwise than with ok."""
         write.outcome = outcome
         write.unsure = write.unsure or unsure
-        self.note(now_ns, f"w{write.index} {outcome}")
+        self.note(now_ns, lambda: f"w{write.index} {outcome}")
 
     def acknowledge(self, now_ns: int, write: Write, dot: Dot, time: int, *, strict: bool) -> None:
         """A client was told ok."""
@@ -163,7 +166,7 @@ class KeyHistory:
         write.acked_ns = now_ns
         write.time = max(write.time, time)
         self.acked |= write.bit
-        self.note(now_ns, f"w{write.index} ok dot={dot[0]:016x},{dot[1]} {'strict' if strict else 'sloppy'}")
+        self.note(now_ns, lambda: f"w{write.index} ok dot={dot[0]:016x},{dot[1]} {'strict' if strict else 'sloppy'}")
         self.buried = joined(self.buried, write.covers)
         if strict:
             self.strict |= write.bit
@@ -175,7 +178,7 @@ class KeyHistory:
 
     def drift(self, now_ns: int) -> None:
         """No seat has all any more that was acknowledged until now: strict reads need not know it."""
-        self.note(now_ns, "the last seat that had all is lost")
+        self.note(now_ns, lambda: "the last seat that had all is lost")
         self.strict, self.dead, self.burials, self.newest = 0, {}, [], 0
         self._drifted_ns = now_ns
 
@@ -263,11 +266,12 @@ class KeyHistory:
         """A get was answered; check it against what was acknowledged before it began."""
         found = self.versions(rows)
         shown = self.shown(found, context)
+        began = reading.started_ns
         self.note(
             now_ns,
-            f"{client} get from {reading.started_ns / MS:.3f} found {names(found)} {'' if strict else 'not strict'}",
+            lambda: f"{client} get from {began / MS:.3f} found {names(found)} {'' if strict else 'not strict'}",
         )
-        for dot, write in found:
+        for dot, write in found if len(found) > 1 else ():
             for _, other in found:
                 if other is not write and other.covers.get(dot[0], 0) >= dot[1]:
                     raise ViolationError(
@@ -368,6 +372,11 @@ def joined(one: dict[int, int], two: dict[int, int]) -> dict[int, int]:
 def members(mask: int) -> str:
     """Return the writes of a set, for people."""
     return "{" + " ".join(f"w{index}" for index in range(mask.bit_length()) if mask >> index & 1) + "}"
+
+
+def _told(write: Write, client: str) -> str:
+    shown = "delete" if write.value is None else f"put {write.value[:24]!r}"
+    return f"{client} w{write.index} {shown} having seen {members(write.seen)} {'overwrite' * write.overwrite}"
 
 
 def names(found: list[tuple[Dot, Write]]) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from dynafast._ext.connection import Connection
+from dynafast._ext.wires import End
 from dynafast.core import identity
 from dynafast.core.identity import ClusterFacts, Identity
 from dynafast.core.membership import Entry
@@ -19,7 +20,7 @@ from dynafast.errors import PeerProtocolError, StoreError
 from dynafast.protocol import Status
 from dynafast.sim.disk import Disk
 from dynafast.sim.joining import Joiner
-from dynafast.sim.network import End, Network
+from dynafast.sim.network import Network
 from dynafast.sim.world import EPOCH_MS, MS, SECOND, World
 
 TICK_NS = 40 * MS

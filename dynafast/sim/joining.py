@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dynafast._ext.codec import FrameReader, frame
+from dynafast._ext.wires import End
 from dynafast.limits import WIRE_VERSION
 from dynafast.protocol import HASH_NAME, Op
-from dynafast.sim.network import End
 from dynafast.sim.world import MS, SECOND
 
 if TYPE_CHECKING:

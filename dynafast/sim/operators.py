@@ -5,12 +5,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.codec import FrameReader, frame
+from dynafast._ext.wires import End
 from dynafast.core import identity
 from dynafast.core.membership import Entry
 from dynafast.protocol import Op
 from dynafast.sim.disk import Disk
 from dynafast.sim.faults import a_host, a_while
-from dynafast.sim.network import End
 from dynafast.sim.registry import fault
 from dynafast.sim.world import SECOND
 

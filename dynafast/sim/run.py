@@ -10,6 +10,7 @@ from typing import IO, Any
 from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.codec import FrameReader
+from dynafast._ext.wires import End
 from dynafast.core.identity import ClusterFacts
 from dynafast.protocol import Op, Status
 from dynafast.sim import invariants
@@ -17,7 +18,7 @@ from dynafast.sim.budget import Budget
 from dynafast.sim.clients import Client
 from dynafast.sim.history import KeyHistory, Kind, ViolationError, Write
 from dynafast.sim.host import Host, Plan, Process
-from dynafast.sim.network import End, Network
+from dynafast.sim.network import Network
 from dynafast.sim.operators import Errand, start_over, tidy
 from dynafast.sim.options import Options, draw
 from dynafast.sim.registry import FAULTS
