@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 # What the compiled modules are made of. Their C files are made on the way.
-SOURCES := $(wildcard _ext/*.pyx _ext/*.h dynafast/_ext/*.pxd)
+SOURCES := $(wildcard _ext/*.pyx _ext/*.h _ext/bench/*.pyx dynafast/_ext/*.pxd bench/_ext/*.pxd)
 SANITIZED := build/sanitize
 TOO_OLD := dynafast needs Python 3.11 or newer, as in: make PYTHON=python3.12
 
@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml setup.py
 	@$(call REQUIREMENTS,["build-system"]["requires"]) > $(VENV)/build-requires.txt
 	@$(PIP) --requirement $(VENV)/build-requires.txt
 	@$(COMPILE) & compiling=$$!; \
-	    DYNAFAST_PREBUILT=1 $(PIP) --no-build-isolation --editable '.[test]'; \
+	    DYNAFAST_PREBUILT=1 $(PIP) --no-build-isolation --editable '.[test,bench]'; \
 	    installed=$$?; wait $$compiling && exit $$installed
 	@touch $@ $(VENV)/built
 
@@ -52,7 +52,7 @@ lint: $(VENV)/lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/stubtest dynafast._ext --allowlist tests/stubtest.allow
+	PYTHONPATH=. $(BIN)/stubtest dynafast._ext bench._ext --allowlist tests/stubtest.allow
 
 # The extension tests once more, on a copy that is built for the address and undefined-behaviour sanitizers.
 # Python itself is not, so their library must be loaded first, and Python's own allocator must stand aside.

@@ -1,5 +1,8 @@
 """Build of the compiled modules: every ``_ext/NAME.pyx`` becomes ``dynafast._ext.NAME``.
 
+The load generator's, ``_ext/bench/NAME.pyx``, become ``bench._ext.NAME``, in a checkout on Linux alone: they are in no
+wheel, since nobody who runs nodes needs them.
+
 Switches, read from the environment at build time:
 
 * ``DYNAFAST_DEBUG=1``: bounds, overflow and None checks on, no optimisation.
@@ -21,6 +24,7 @@ from setuptools.command.build_ext import build_ext
 SANITIZE = os.environ.get("DYNAFAST_SANITIZE") == "1"
 DEBUG = SANITIZE or os.environ.get("DYNAFAST_DEBUG") == "1"
 JOBS = os.cpu_count() or 1
+IN_PLACE = bool({"--inplace", "editable_wheel"} & set(sys.argv))  # a checkout, not a wheel to be taken elsewhere
 PREBUILT = os.environ.get("DYNAFAST_PREBUILT") == "1"
 
 compile_args = ["-O0", "-g"] if DEBUG else ["-O2", "-g0"]
@@ -44,9 +48,11 @@ LINUX_ONLY = {"reactor"}  # it is made of epoll; elsewhere trio does its work
 
 # The largest first: it takes longest, and the others fit beside it.
 sources = sorted(Path("_ext").glob("*.pyx"), key=lambda path: (-path.stat().st_size, path))
+if IN_PLACE and sys.platform == "linux" and Path("bench").is_dir():  # the copy for the sanitizers has none
+    sources += sorted(Path("_ext/bench").glob("*.pyx"))
 extensions = [
     Extension(
-        f"dynafast._ext.{path.stem}",
+        f"{'dynafast' if path.parent.name == '_ext' else 'bench'}._ext.{path.stem}",
         [path.as_posix()],
         extra_compile_args=compile_args,
         extra_link_args=link_args,

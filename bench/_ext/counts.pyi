@@ -1,0 +1,6 @@
+from typing import final
+
+@final
+class Counts:
+    def add(self, ns: int) -> None: ...
+    def take(self) -> list[tuple[int, int]]: ...

@@ -1,0 +1,1 @@
+# Codecs have nothing for Python: the driver calls them.

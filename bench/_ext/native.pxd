@@ -1,0 +1,3 @@
+from bench._ext.wire cimport Codec
+
+cdef Codec native_codec() noexcept

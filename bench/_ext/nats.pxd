@@ -1,0 +1,3 @@
+from bench._ext.wire cimport Codec
+
+cdef Codec nats_codec() noexcept
