@@ -181,6 +181,7 @@ cdef class RespConnection(Connection):
 
     cdef public int protocol        # 2 or 3
     cdef public object name         # that the client has given itself
+    cdef public bint in_multi       # a transaction has begun: refused as a whole, since half of it would be worse
     cdef readonly uint64_t number
     cdef uint64_t writes            # number of the last write
     cdef uint64_t time              # the largest hybrid time that other coordinators have told
@@ -299,6 +300,8 @@ cdef class RespConnection(Connection):
         """Handle the command at hand; 0, and nothing done, when it must wait for earlier ones."""
         cdef Argument *name = &self.reader.args[0]
         cdef Py_ssize_t n = self.reader.count
+        if self.in_multi:
+            return self._rare()
         if name.size == 3:
             if _named(name, b"get", 3):
                 return self._lookup(VALUE) if n == 2 else self._arity(b"get")

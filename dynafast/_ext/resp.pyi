@@ -12,6 +12,7 @@ class _Node(Protocol):
 class RespConnection(Connection):
     protocol: int
     name: bytes
+    in_multi: bool
     def __init__(self, handler: Handler, node: _Node, number: int) -> None: ...
     @property
     def number(self) -> int: ...

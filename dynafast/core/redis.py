@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynafast.core.node import Node
 
 REDIS_VERSION = "7.0.0"  # what clients may expect of the commands that are here
-NOPROTO = "NOPROTO"  # a code of redis, not of ours
+NOPROTO, EXECABORT = "NOPROTO", "EXECABORT"  # codes of redis, not of ours
 SHOWN = 64  # characters of a word of the client's that an error repeats
 LABEL_MAX = 256
 
@@ -72,6 +72,8 @@ class Redis:
     def command(self, connection: "RespConnection", words: list[bytes]) -> Any:
         """Answer one command: text is a status, bytes are a string. Raises RequestError."""
         name, *rest = words
+        if connection.in_multi or name.upper() in (b"MULTI", b"EXEC", b"DISCARD"):
+            return self._transaction(connection, name.upper())
         least, most, answer = self._answers.get(name.lower(), (0, 0, None))
         if answer is None:
             raise BadRequestError(f"unknown command '{_shown(name)}', see docs/resp.md for those that are supported")
@@ -83,6 +85,19 @@ class Redis:
         if words[0] != b"0":
             raise BadRequestError("DB index is out of range: there is database 0 alone")
         return "OK"
+
+    def _transaction(self, connection: "RespConnection", name: bytes) -> str:
+        """Refuse all of a transaction: a client sends it in one go, and would not know what of it was done."""
+        begun, connection.in_multi = connection.in_multi, name not in (b"EXEC", b"DISCARD")
+        if name == b"MULTI" and not begun:
+            return "OK"
+        if not begun:
+            raise BadRequestError(f"{_text(name)} without MULTI")
+        if name == b"DISCARD":
+            return "OK"
+        if name == b"EXEC":
+            raise RefusedError("Transaction discarded because of previous errors.", code=EXECABORT)
+        raise BadRequestError("transactions are not supported, nothing between MULTI and EXEC is done")
 
     # ---- the connection
 

@@ -94,7 +94,8 @@ REFUSED: list[tuple[tuple[bytes, ...], str]] = [
     ((b"PING", b"a", b"b"), "ERR wrong number of arguments for 'ping' command"),
     ((b"DBSIZE", b"a"), "ERR wrong number of arguments for 'dbsize' command"),
     ((b"INCR", b"k"), "ERR unknown command 'INCR', see docs/resp.md for those that are supported"),
-    ((b"MULTI",), "ERR unknown command 'MULTI', see docs/resp.md for those that are supported"),
+    ((b"EXEC",), "ERR EXEC without MULTI"),
+    ((b"DISCARD",), "ERR DISCARD without MULTI"),
     ((b"GET", b""), "ERR the key must not be empty"),
     ((b"SET", b"", b"v"), "ERR the key must not be empty"),
     ((b"SET", b"k" * 4097, b"v"), "ERR the key must have at most 4096 bytes"),
@@ -116,6 +117,14 @@ def test_what_is_not_supported_is_refused_and_nothing_is_done(pipe: RedisPipe) -
         assert answer == error
     assert pipe.ask(b"MGET", b"k", b"l") == [None, None]
     assert pipe.ask(b"CLIENT", b"TRACKING", b"ON").startswith("ERR CLIENT TRACKING with 1 arguments is not supported")
+
+
+def test_a_transaction_is_refused_as_a_whole(pipe: RedisPipe) -> None:
+    """A client sends it in one go: what follows a MULTI must not be done by itself."""
+    pipe.send_raw(b"SET k v\r\nMULTI\r\nSET k w\r\nMULTI\r\nDEL k\r\nEXEC\r\nGET k\r\nMULTI\r\nDISCARD\r\nGET k\r\n")
+    refusal = "ERR transactions are not supported, nothing between MULTI and EXEC is done"
+    aborted = "EXECABORT Transaction discarded because of previous errors."
+    assert pipe.wait(10) == ["OK", "OK", refusal, refusal, refusal, aborted, b"v", "OK", "OK", b"v"]
 
 
 def test_hello_chooses_how_answers_are_written() -> None:
