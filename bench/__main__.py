@@ -4,7 +4,13 @@ import sys
 from importlib import import_module
 
 # Name -> its module, imported when it is asked for: pytest, which runs some, must come before what it looks into.
-BENCHMARKS = {"gossip": "bench.gossip", "load": "bench.load.command", "micro": "bench.micro.run", "sim": "bench.sim"}
+BENCHMARKS = {
+    "gossip": "bench.gossip",
+    "load": "bench.load.command",
+    "micro": "bench.micro.run",
+    "peers": "bench.peers.command",
+    "sim": "bench.sim",
+}
 
 
 def main(arguments: list[str]) -> int:
