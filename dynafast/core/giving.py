@@ -147,7 +147,7 @@ class Giving(Machine):
         own = node.seats.seats_of(node.own.id, partition)
         if (
             asker not in targets
-            or node.seats.seats_of(asker, partition)
+            or node.seats.serves(asker, partition)
             or partition in node.seats.moving
             or not node.seats.can_give(partition, node.own.id, targets)
             or node.machine(Claiming).granted(partition)

@@ -72,6 +72,7 @@ class Node:
         trace: receives events.
         settings: what ``status --config`` shows; passed through.
         build_count: records that a tick reads at most to build trees.
+        placing: `place`, or what remembers some of its results.
         plants: names of safeguards to leave out, for the canaries of the simulator.
 
     Attributes:
@@ -89,6 +90,7 @@ class Node:
         trace: Trace,
         settings: dict[str, object],
         build_count: int = BUILD_COUNT,
+        placing: Callable[..., Placement] = place,
         plants: Collection[str] = frozenset(),
     ) -> None:
         self.facts = identity.facts
@@ -97,6 +99,7 @@ class Node:
         self.random64 = random64
         self.trace = trace
         self.settings = settings
+        self._placing = placing
         self.plants = frozenset(plants)
         self.ended: str | None = None
         remembered = {entry.id: entry for entry in load_entries(store)}
@@ -147,7 +150,7 @@ class Node:
         self.rounds = self.machine(Rounds)
         self._redis = Redis(self)
         self._work: list[Callable[[int], object]] = [lambda _now_ns: self.replica.build(build_count)]
-        self._work += [machine.tick for machine in self.machines]
+        self._work += [machine.tick for machine in self.machines if type(machine).tick is not Machine.tick]
         self._ops: dict[Op, tuple[int | None, Answering]] = {}
         for machine in self.machines:
             self._ops.update(machine.ops())
@@ -185,9 +188,10 @@ class Node:
             self._serve_from_ns = self._serve_from_ns or self.now_ns + LISTEN_NS
             if self.now_ns >= self._serve_from_ns:
                 self.heard()  # nobody is there: what this node has is better than nothing
+        now_ns = self.now_ns
         for work in self._work:
             try:
-                work(self.now_ns)
+                work(now_ns)
             except StoreError as error:  # tried again at the next tick
                 self.trace("store.refused", what="background work", error=str(error))
 
@@ -209,11 +213,13 @@ class Node:
 
     def wanted(self) -> dict[bytes, str]:
         """Return the peers to open a connection to: node id → address."""
-        return {
-            entry.id: entry.address
-            for entry in self.membership.members()
-            if entry.id != self.own.id and entry.id not in self._dialled and self.peers[entry.id].link is None
-        }
+        peers, dialled, entries = self.peers, self._dialled, self.membership.entries
+        lacking = [
+            id
+            for id in entries
+            if id not in dialled and (peer := peers.get(id)) is not None and not peer.me and peer.link is None
+        ]
+        return {id: entries[id].address for id in sorted(lacking) if entries[id].member}
 
     def dial(self, node: bytes) -> Connection:
         """Return the core's end of a connection that was opened to a peer of `wanted`."""
@@ -586,7 +592,8 @@ class Node:
 
     def targets(self, partition: int) -> list[bytes]:
         """Return the nodes that should serve *partition*: the first N of its preference list."""
-        return self.preference(partition)[: self.facts.replicas]
+        members, places = self._placement.members, self._placement.ring.at(partition)
+        return [members[index].id for index in places[: self.facts.replicas]]
 
     def own_targets(self) -> dict[int, list[bytes]]:
         """Return the partitions that this node should serve, with all their targets."""
@@ -622,8 +629,8 @@ class Node:
         return [self.own if entry.id == self.own.id else entry for entry in self.membership.members()]
 
     def _place(self, entries: list[Entry]) -> Placement:
-        members = [Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host) for entry in entries]
-        return place(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
+        members = tuple(Member(id=entry.id, weight=entry.weight, zone=entry.zone, host=entry.host) for entry in entries)
+        return self._placing(members, partitions=self.facts.partitions, replicas=self.facts.replicas)
 
     def _rebuild(self, modes: Mapping[int, int] | None = None) -> None:
         """Compute who serves what from the entries, and hand that to the request path.

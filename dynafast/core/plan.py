@@ -110,7 +110,7 @@ class Plan(Machine):
             size, seats = node.store.usage()[1], len(node.own_seats())
         else:
             size = node.detector.sizes.get(id, (0, 0))[1]
-            seats = sum(1 for p in range(node.facts.partitions) if node.seats.seats_of(id, p))
+            seats = sum(1 for p in range(node.facts.partitions) if node.seats.serves(id, p))
         return size // max(1, seats)
 
 

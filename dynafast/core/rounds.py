@@ -119,6 +119,7 @@ class Rounds(Machine):
         super().__init__(node)
         self._waiting: dict[bytes, _Waiting] = {}
         self._signs: dict[int, int] = {}  # partition -> root of its tree when it was last searched
+        self._led = bytearray(node.facts.partitions)  # of each partition whether rounds about it are ours to lead
         self._partition = 0
         self._after = b""  # the key up to which the partition has been searched
         self._sign: int | None = None
@@ -128,6 +129,7 @@ class Rounds(Machine):
         self._next_round_ns = 0
         self._reason: str | None = None  # why no round could be held
         self._news: dict[bytes, dict[bytes, Item]] = {}  # node -> what it has not heard that a round took away
+        self.changed(set(range(node.facts.partitions)))
 
     def ops(self) -> dict[Op, tuple[int, Answering]]:
         """See `Machine`."""
@@ -143,6 +145,7 @@ class Rounds(Machine):
         """See `Machine`."""
         for partition in partitions:
             self._signs.pop(partition, None)
+            self._led[partition] = self._leads(partition)
 
     def tick(self, now_ns: int) -> None:
         """Search a little, and go on with the round under way or begin one."""
@@ -177,9 +180,10 @@ class Rounds(Machine):
 
     def _seek(self, now_ns: int) -> None:
         """Read some records of the next partition that this node leads and that has changed since it was searched."""
-        for _ in range(min(SEEK_PARTITIONS, self.node.facts.partitions)):
+        led, count = self._led, len(self._led)
+        for _ in range(min(SEEK_PARTITIONS, count)):
             partition = self._partition
-            if self._leads(partition):
+            if led[partition]:
                 root = self.node.replica.root(partition)
                 if self._after or root is None or self._signs.get(partition) != root:
                     if not self._after:
@@ -260,7 +264,7 @@ class Rounds(Machine):
             if len(items) == KEYS_MAX or size > KEYS_SIZE_MAX:
                 break
             record = None
-            if self._leads(self.node.partition_of(key)):
+            if self._led[self.node.partition_of(key)]:
                 with suppress(CorruptRecordError):
                     record = self.node.replica.read(key)
             actors = () if record is None else plan(record)

@@ -169,6 +169,13 @@ class SeatMap:
             if owner.node == node
         ]
 
+    def serves(self, node: bytes, partition: int) -> bool:
+        """Whether *node* serves a seat of *partition*."""
+        for owner in self.owners[partition].values():  # noqa: SIM110 - a generator costs more, and this is asked often
+            if owner.node == node:
+                return True
+        return False
+
     def vacant(self, partition: int) -> dict[int, int]:
         """Return the seats that no entry names, with a k above all that were seen.
 

@@ -174,7 +174,7 @@ class Taking(Machine):
         node = self.node
         if task is not None and task.gift is not None and task.giver is not None:
             return True  # a seat that was given is taken, whoever is a target by now
-        if node.seats.seats_of(node.own.id, partition):
+        if node.seats.serves(node.own.id, partition):
             return partition in node.seats.lost and self._lost_seat(partition) is not None
         return node.own.id in node.targets(partition) or self._given_back(partition) is not None
 
@@ -196,7 +196,7 @@ class Taking(Machine):
             return back
         lost = sorted({**node.seats.lost.get(partition, {}), **self._vacant(partition)}.items())
         targets = node.targets(partition)
-        heirs = [id for id in targets if not node.seats.seats_of(id, partition)]
+        heirs = [id for id in targets if not node.seats.serves(id, partition)]
         if len(targets) < node.facts.replicas:
             heirs += targets * len(lost)
         shares = zip(lost, heirs, strict=False)

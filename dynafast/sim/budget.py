@@ -95,7 +95,7 @@ class Budget:
         """Whether a machine has a seat of a key: by what it says itself, or while it is down by what all others say."""
         partition = self._sim.position(key) * self._sim.options.partitions >> 64
         told = [host] if host.process else [other for other in self._sim.hosts if other.process is not None]
-        return bool(told) and all(teller.node.seats.seats_of(host.id, partition) for teller in told)
+        return bool(told) and all(teller.node.seats.serves(host.id, partition) for teller in told)
 
 
 def covered(host: "Host", key: bytes, *, durable: bool) -> dict[int, int]:

@@ -97,10 +97,10 @@ class Disk(MemoryStore):
 
         A damaged one is left out.
         """
-        result = []
+        result: list[tuple[bytes, bool]] = []
         present = self._stored[Family.OBJECTS].get(key)
-        flushed = self._flushed(key, present)
-        for stored, certain in ((present, flushed is present), (flushed, True))[: 1 if flushed is present else 2]:
+        flushed = self._flushed(key, present) if self._undo else present
+        for stored, certain in ((present, True),) if flushed is present else ((present, False), (flushed, True)):
             if stored is not None:
                 with contextlib.suppress(CorruptRecordError):
                     result.append((unseal(key, stored), certain))

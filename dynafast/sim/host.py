@@ -5,8 +5,8 @@ anything about data or members, or look into the core.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 from dynafast._ext.connection import Connection
@@ -15,6 +15,7 @@ from dynafast.core import identity
 from dynafast.core.identity import ClusterFacts, Identity
 from dynafast.core.membership import Entry
 from dynafast.core.node import BUILD_COUNT, Node
+from dynafast.core.ownership import Placement, place
 from dynafast.core.seats import Seat, pack
 from dynafast.errors import PeerProtocolError, StoreError
 from dynafast.protocol import Status
@@ -39,6 +40,8 @@ class Plan:
     flush_ns: int
     build_count: int = BUILD_COUNT
     plants: frozenset[str] = frozenset()
+    # All nodes that know the same members compute the same: once is enough.
+    placing: Callable[..., Placement] = field(default_factory=lambda: lru_cache(maxsize=64)(place))
 
 
 class Host:
@@ -228,6 +231,7 @@ class Process:
             trace=self._trace,
             settings={},
             build_count=host.plan.build_count,
+            placing=host.plan.placing,
             plants=host.plan.plants,
         )
         self.id = own.id

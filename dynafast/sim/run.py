@@ -1,7 +1,9 @@
 """One run: a cluster under faults (safety), then without them (liveness), and its verdict."""
 
+import gc
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -30,6 +32,7 @@ LIVENESS_NS = 120 * SECOND  # faults have ended; within this all must have come 
 LOOK_NS = 100 * MS
 QUIET_NS = 3 * SECOND  # within which nothing is repaired or moved when all is done
 BLINDLY = [Kind.BLIND, Kind.NEWEST]
+COLLECTED_COUNT = 50_000  # objects made and not freed again, before the garbage collector looks at them
 REPAIRS = frozenset({Op.FETCH, Op.STORE, Op.KEYS, Op.READ, Op.MERGE, Op.TREE, Op.CLAIM, Op.GIVE})
 
 
@@ -376,6 +379,18 @@ class Simulation:
         )
 
 
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Let the garbage collector look for cycles less often: a run is one big cycle, and makes few others."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECTED_COUNT, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@_seldom_collected()
 def simulate(
     seed: int,
     *,
