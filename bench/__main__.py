@@ -9,7 +9,9 @@ BENCHMARKS = {
     "load": "bench.load.command",
     "micro": "bench.micro.run",
     "peers": "bench.peers.command",
+    "scale": "bench.scale",
     "sim": "bench.sim",
+    "sla": "bench.sla",
 }
 
 
