@@ -204,8 +204,8 @@ class SeatMap:
 
     def can_give(self, partition: int, node: bytes, targets: Collection[bytes]) -> bool:
         """Whether *node* has a seat to give away: it is no target, or has more than one."""
-        own = self.seats_of(node, partition)
-        return bool(own) and (node not in targets or len(own) > 1)
+        count = sum([owner.node == node for owner in self.owners[partition].values()])
+        return count > (1 if node in targets else 0)
 
     def giver(self, partition: int, node: bytes, targets: Collection[bytes]) -> bytes | None:
         """Return whom *node*, a target of *partition* without a seat of it, may ask for one; None: nobody can give."""

@@ -86,6 +86,14 @@ class Taking(Machine):
         self._checking: set[bytes] = set()  # peers that are asked for roots
         self._asking: set[bytes] = set()  # peers that are asked for seats
         self._next_ns = 0
+        self._steps = (  # in this order: a task may take several in one tick
+            (Stage.BEGIN, self._begin),
+            (Stage.CHECK, self._check),
+            (Stage.PULL, self._pull),
+            (Stage.ASK, self._ask),
+            (Stage.CONFIRM, self._confirm),
+            (Stage.DONE, self._finish),
+        )
         self._vacant_ns: dict[int, int] = {}  # partition -> since when a seat of it is nobody's
         self.changed(set(range(node.facts.partitions)))
 
@@ -131,12 +139,10 @@ class Taking(Machine):
         for task in [task for task in due if not task.busy and not self._wanted(task.partition, task)]:
             self._give_up(task)
         due = [task for task in due if not task.busy and task.retry_ns <= now_ns and task.partition in self._tasks]
-        self._begin([task for task in due if task.stage is Stage.BEGIN])
-        self._check([task for task in due if task.stage is Stage.CHECK])
-        self._pull([task for task in due if task.stage is Stage.PULL])
-        self._ask([task for task in due if task.stage is Stage.ASK])
-        self._confirm([task for task in due if task.stage is Stage.CONFIRM])
-        self._finish([task for task in due if task.stage is Stage.DONE])
+        for stage, step in self._steps if due else ():
+            ready = [task for task in due if task.stage is stage]
+            if ready:
+                step(ready)
 
     def remind(self, giver: bytes, gifts: list[Seat]) -> None:
         """Take seats that were given to us: the answer that said so was lost, or forgotten in a crash."""
@@ -428,8 +434,6 @@ class Taking(Machine):
 
     def _finish(self, tasks: list[Task]) -> None:
         """Serve the seats, once what was pulled is on disk."""
-        if not tasks:
-            return
         for task in tasks:
             task.busy = True
         self.node.after_flush(lambda: self._take(tasks))
