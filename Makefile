@@ -17,7 +17,7 @@ COMPILE := $(BIN)/python setup.py --quiet build_ext --inplace
 REQUIREMENTS = $(BIN)/python -c 'import tomllib; \
     print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
-.PHONY: build demo test lint sanitize soak clean
+.PHONY: build demo test lint sanitize soak bench clean
 .DEFAULT_GOAL := build
 
 build: $(VENV)/built
@@ -69,6 +69,23 @@ sanitize: build
 MINUTES ?= 10
 soak: build
 	@$(BIN)/dynafast sim --minutes $(MINUTES) --failures build/soak/failing-seeds.txt
+
+# Measures everything of docs/benchmarks.md anew, and writes it: an hour on a quiet machine. QUICK=--quick: minutes.
+QUICK ?=
+BENCH = $(BIN)/python -m bench
+RESULTS = bench/results
+bench: build
+	$(BENCH) peers $(QUICK) --json $(RESULTS)/peers.json
+	$(BENCH) load $(QUICK) --nodes 1 --json $(RESULTS)/load-one.json
+	$(BENCH) load $(QUICK) --curve --json $(RESULTS)/load-curve.json
+	for name in a b c d f; do \
+	    $(BENCH) load $(QUICK) --workload $$name --json $(RESULTS)/ycsb-$$name.json || exit 1; \
+	done
+	$(BENCH) scale $(QUICK) --json $(RESULTS)/scale.json
+	$(BENCH) sla $(QUICK) --json $(RESULTS)/sla.json
+	$(BENCH) footprint $(QUICK) --json $(RESULTS)/footprint.json
+	$(BENCH) micro > $(RESULTS)/micro.txt
+	$(BENCH) report
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -5,10 +5,12 @@ from importlib import import_module
 
 # Name -> its module, imported when it is asked for: pytest, which runs some, must come before what it looks into.
 BENCHMARKS = {
+    "footprint": "bench.footprint",
     "gossip": "bench.gossip",
     "load": "bench.load.command",
     "micro": "bench.micro.run",
     "peers": "bench.peers.command",
+    "report": "bench.report",
     "scale": "bench.scale",
     "sim": "bench.sim",
     "sla": "bench.sla",

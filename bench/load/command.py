@@ -10,8 +10,9 @@ from typing import Any
 
 from bench import load
 from bench.load import YCSB, Result, Target, Workload, fill, native, owners, resp
+from bench.load.show import plots, tables
 from bench.load.workload import DISTRIBUTIONS
-from bench.output import progress, save, table
+from bench.output import progress, save
 from dynafast.config import DURABILITIES
 from dynafast.errors import DynafastError
 from dynafast.testing import Cluster
@@ -120,28 +121,6 @@ def measure(options: argparse.Namespace, served: Served, workload: Workload, rat
         )
 
 
-def show(results: Sequence[tuple[str, Result]]) -> str:
-    """Return the table of some loads."""
-    head = ["load", "offered/s", "done/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "failed", "unsent"]
-    head += ["server µs/request", "client cores"]
-    rows = []
-    for name, result in results:
-        latency = result.all
-        row: list[object] = [name, result.offered, result.rate, *(latency.ms(p) for p in (50, 99, 99.9))]
-        rows.append([*row, latency.max_ms, result.failed, result.unsent, result.server_us, result.client_cores])
-    return table(head, rows)
-
-
-def show_kinds(result: Result) -> str:
-    """Return the table of the kinds of requests of one load."""
-    rows = [
-        [kind, len(one), one.mean_ms, *(one.ms(p) for p in (50, 90, 99, 99.9)), one.max_ms]
-        for kind, one in result.latency.items()
-        if len(one)
-    ]
-    return table(["kind", "requests", "mean ms", "p50", "p90", "p99", "p99.9", "max"], rows)
-
-
 def _run(arguments: list[str]) -> int:
     """Give the load, print and write what was found; 1 when an answer was wrong or a request failed."""
     options = parser().parse_args(arguments)
@@ -156,13 +135,11 @@ def _run(arguments: list[str]) -> int:
         else:
             name = f"{options.rate:,.0f}/s" if options.rate else f"{options.connections} x {options.depth}"
             found.append((name, measure(options, served, workload, options.rate, name)))
-    print(show(found))
-    if not options.curve:
-        print()
-        print(show_kinds(found[0][1]))
-    save(options.json, "load", arguments, workload=_fields(workload), loads=[{"load": n, **r.json()} for n, r in found])
+    loads = [{"load": name, **result.json()} for name, result in found]
+    print(tables(loads))
+    save(options.json, "load", arguments, workload=_fields(workload), loads=loads)
     if options.plot:
-        _plot(options.plot, found)
+        plots(options.plot, "load", loads)
     errors = {name: result.errors for name, result in found if result.failed}
     if errors:
         print(f"requests failed: {errors}", file=sys.stderr)
@@ -179,20 +156,6 @@ def _curve(options: argparse.Namespace, served: Served, workload: Workload) -> I
 
 def _fields(workload: Workload) -> dict[str, Any]:
     return {name: getattr(workload, name) for name in Workload.__dataclass_fields__}
-
-
-def _plot(folder: Path, found: Sequence[tuple[str, Result]]) -> None:
-    from bench import plot  # here: matplotlib takes as long to import as a short load
-
-    points = [(result.offered, result.all) for _, result in found if result.offered]
-    if len(points) > 1:
-        lines = {f"p{p:g}": [(rate, latency.ms(p)) for rate, latency in points] for p in (50, 99, 99.9)}
-        plot.curves(folder / "load-curve.svg", lines, x="requests/s", y="ms", title="Latency against load, open loop")
-        plot.percentiles(folder / "load-percentiles.svg", {n: r.all for n, r in found}, title="Latency at each load")
-        return
-    kinds = {kind: one for kind, one in found[0][1].latency.items() if len(one)}
-    plot.percentiles(folder / "load-percentiles.svg", kinds, title=f"Latency at {found[0][0]}")
-    plot.histogram(folder / "load-histogram.svg", kinds, title=f"How long requests took at {found[0][0]}")
 
 
 def run(arguments: list[str]) -> int:

@@ -31,6 +31,13 @@ class Histogram:
         self._hdr.add(other._hdr)
         return self
 
+    @classmethod
+    def decode(cls, hdr: str) -> Self:
+        """Return the histogram of which `json` has this as "hdr"."""
+        histogram = cls()
+        histogram._hdr = HdrHistogram.decode(hdr)
+        return histogram
+
     def __len__(self) -> int:
         return int(self._hdr.total_count)
 
