@@ -185,6 +185,11 @@ cdef class Record:
         return (1 if _dominates(self, other) else 0) | (2 if _dominates(other, self) else 0)
 
     cdef uint64_t hash(self) except? 0:
+        if self.hashed == 0:
+            self.hashed = self.compute_hash()
+        return self.hashed
+
+    cdef uint64_t compute_hash(self) except? 0:
         cdef bytes packed = PyBytes_FromStringAndSize(NULL, 8 + 16 * (self.entry_count + self.dot_count))
         cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(packed)
         cdef Py_ssize_t i
@@ -626,28 +631,42 @@ cdef Record load_stored(bytes data, Local *local):
 
 # ---- contexts for clients: opaque bytes, bound to their key
 
-cdef bytes _seal(const uint8_t *body, Py_ssize_t size, bytes key, bytes cluster):
-    state = blake2b(key=cluster, digest_size=SEAL_SIZE, person=_PERSON)
+cdef object context_seal(bytes cluster):
+    """Return the keyed hash that seals the contexts of a cluster: what `close_context` and `read_context` go on from."""
+    return blake2b(key=cluster, digest_size=SEAL_SIZE, person=_PERSON)
+
+
+cdef bytes _seal(const uint8_t *body, Py_ssize_t size, bytes key, object seal):
+    state = seal.copy()
     state.update(PyBytes_FromStringAndSize(<const char *>body, size))
     state.update(key)
     return state.digest()
 
 
-cdef bytes close_context(Record record, bytes key, bytes cluster):
-    """Return the client's form of a record's context: format, count, entries, checksum over all that and the key."""
+cdef bytes close_context(Record record, bytes key, object seal):
+    """Return the client's form of a record's context: format, count, entries, checksum over all that and the key.
+
+    It is kept with the record: a record is immutable, and is one node's, so of one cluster.
+    """
     cdef Py_ssize_t i, size = 5 + ENTRY_SIZE * record.entry_count
-    cdef bytes body = PyBytes_FromStringAndSize(NULL, size)
-    cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(body)
+    cdef bytes body
+    cdef uint8_t *to
+    if record.sealed is not None and record.sealed_key == key:
+        return record.sealed
+    body = PyBytes_FromStringAndSize(NULL, size)
+    to = <uint8_t *>PyBytes_AS_STRING(body)
     to[0] = CONTEXT_FORMAT
     store_be(to + 1, <uint64_t>record.entry_count, 4)
     for i in range(record.entry_count):
         store_be(to + 5 + ENTRY_SIZE * i, record.entries[i].actor, 8)
         store_be(to + 5 + ENTRY_SIZE * i + 8, record.entries[i].counter, 8)
         store_be(to + 5 + ENTRY_SIZE * i + 16, record.entries[i].time, 8)
-    return body + _seal(to, size, key, cluster)
+    record.sealed = body + _seal(to, size, key, seal)
+    record.sealed_key = key
+    return record.sealed
 
 
-cdef Record read_context(bytes sealed, bytes key, bytes cluster):
+cdef Record read_context(bytes sealed, bytes key, object seal):
     """Return a record without versions that has the sealed context.
 
     Raises:
@@ -658,7 +677,7 @@ cdef Record read_context(bytes sealed, bytes key, bytes cluster):
     cdef Record record
     if size < 5 or at[0] != CONTEXT_FORMAT or size != 5 + ENTRY_SIZE * <Py_ssize_t>load_be(at + 1, 4):
         raise BadContextError("the context is damaged: pass on exactly the bytes that a get returned")
-    if _seal(at, size, key, cluster) != PyBytes_FromStringAndSize(<const char *>at + size, SEAL_SIZE):
+    if _seal(at, size, key, seal) != PyBytes_FromStringAndSize(<const char *>at + size, SEAL_SIZE):
         raise BadContextError("the context is damaged, or belongs to another key or cluster")
     record = Record.__new__(Record)
     record.allocate((size - 5) // ENTRY_SIZE, 0)
@@ -672,9 +691,9 @@ cdef Record read_context(bytes sealed, bytes key, bytes cluster):
 
 def seal_context(entries, bytes key not None, bytes cluster not None):
     """Return the opaque context for a client, bound to *key* by a BLAKE2b checksum keyed with the cluster's id."""
-    return close_context(Record(entries), key, cluster)
+    return close_context(Record(entries), key, context_seal(cluster))
 
 
 def open_context(bytes sealed not None, bytes key not None, bytes cluster not None):
     """Return the entries of an opaque context. Raises BadContextError."""
-    return read_context(sealed, key, cluster).context
+    return read_context(sealed, key, context_seal(cluster)).context

@@ -38,7 +38,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
-from dynafast._ext.clock cimport close_context, decode_record, read_context
+from dynafast._ext.clock cimport close_context, context_seal, decode_record, read_context
 from dynafast._ext.codec cimport (
     ARRAY,
     CBOR_FALSE,
@@ -405,11 +405,11 @@ cdef int _put_live(Buffer out, Record record) except -1:
     return 0
 
 
-cdef int _put_context(Buffer out, Record record, bytes key, bytes cluster) except -1:
+cdef int _put_context(Buffer out, Record record, bytes key, object seal) except -1:
     cdef bytes sealed
     if record.entry_count == 0:
         return put_byte(out, CBOR_NULL)
-    sealed = close_context(record, key, cluster)
+    sealed = close_context(record, key, seal)
     return put_bytes(out, PyBytes_AS_STRING(sealed), PyBytes_GET_SIZE(sealed))
 
 
@@ -489,7 +489,7 @@ cdef class Get(Quorum):
 
     cdef int fields(self, Buffer out) except -1:
         _put_live(out, self.found)
-        _put_context(out, self.found, self.key, self.home.cluster)
+        _put_context(out, self.found, self.key, self.home.seal)
         self.receipt(out)
         return put_uint(out, self.home.clock)
 
@@ -742,7 +742,7 @@ cdef class Put(Quorum):
             self.options.give or alone
             or (self.home.planted and "put-context" in self.home.plants)
         ):
-            _put_context(out, self.record, self.key, self.home.cluster)
+            _put_context(out, self.record, self.key, self.home.seal)
         else:
             put_byte(out, CBOR_NULL)        # a context that covers siblings nobody was shown would overwrite them
         self.receipt(out)
@@ -871,12 +871,13 @@ cdef class Relay(Pending):
     cdef int take_over(self) except -1:
         """No replica can be asked, and none has done anything: this node stands in for one."""
         cdef int64_t left_ms = (self.deadline_ns - self.home.now_ns) // 1_000_000
+        cdef uint64_t position = xxh3_64_intdigest(self.key)
         self.home.pending.pop(self.rid, None)
         self.options.timeout_ms = <int>max(1, left_ms)
         if self.op == GET:
-            return self.home.coordinate_get(self.client, self.client_id, self.key, &self.options)
+            return self.home.coordinate_get(self.client, self.client_id, self.key, position, &self.options)
         return self.home.coordinate_put(
-            self.client, self.client_id, self.key, self.value, self.context, self.write_id, &self.options
+            self.client, self.client_id, self.key, position, self.value, self.context, self.write_id, &self.options
         )
 
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1:
@@ -1008,7 +1009,7 @@ cdef class Coordinator(Handler):
         self.replica = replica
         self.view = view
         self.me = me
-        self.cluster = cluster
+        self.seal = context_seal(cluster)
         self.boot = boot
         self.random64 = random64
         self.read_quorum = read_quorum
@@ -1207,13 +1208,14 @@ cdef class Coordinator(Handler):
         return 0
 
     cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:
-        cdef Py_ssize_t partition = self.view.locate(xxh3_64_intdigest(key))
+        cdef uint64_t position = xxh3_64_intdigest(key)
+        cdef Py_ssize_t partition = self.view.locate(position)
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
         cdef Relay relay
         if self.view.mine(partition):
-            return self.coordinate_get(conn, id, key, options)
+            return self.coordinate_get(conn, id, key, position, options)
         relay = self.forward(conn, id, GET, key, partition, options)
         if relay is None:
             return 0
@@ -1223,11 +1225,13 @@ cdef class Coordinator(Handler):
         self.relayed += 1
         return relay.begin()
 
-    cdef int coordinate_get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:
+    cdef int coordinate_get(
+        self, Connection conn, uint64_t id, bytes key, uint64_t position, const Options *options
+    ) except -1:
         cdef Get get = Get.__new__(Get)
         try:
             self.start(
-                get, conn, id, key, xxh3_64_intdigest(key), options.need or self.read_quorum, options.primaries,
+                get, conn, id, key, position, options.need or self.read_quorum, options.primaries,
                 options.strict,
             )
             self._read(get, options.timeout_ms)
@@ -1268,13 +1272,14 @@ cdef class Coordinator(Handler):
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
         const Options *options,
     ) except -1:
-        cdef Py_ssize_t partition = self.view.locate(xxh3_64_intdigest(key))
+        cdef uint64_t position = xxh3_64_intdigest(key)
+        cdef Py_ssize_t partition = self.view.locate(position)
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
         cdef Relay relay
         if self.view.mine(partition):
-            return self.coordinate_put(conn, id, key, value, context, write_id, options)
+            return self.coordinate_put(conn, id, key, position, value, context, write_id, options)
         relay = self.forward(conn, id, PUT, key, partition, options)
         if relay is None:
             return 0
@@ -1285,8 +1290,8 @@ cdef class Coordinator(Handler):
         return relay.begin()
 
     cdef int coordinate_put(
-        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
-        const Options *options,
+        self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,
+        const uint8_t *write_id, const Options *options,
     ) except -1:
         cdef Put put = Put.__new__(Put)
         cdef Record seen
@@ -1300,11 +1305,11 @@ cdef class Coordinator(Handler):
             if options.durable > self.view.replicas:
                 raise _too_many(options.durable, self.view.replicas)
             self.start(
-                put, conn, id, key, xxh3_64_intdigest(key), options.need or self.write_quorum, options.primaries,
+                put, conn, id, key, position, options.need or self.write_quorum, options.primaries,
                 options.strict,
             )
             self.check_reachable(put)
-            seen = Record.__new__(Record) if context is None else read_context(context, key, self.cluster)
+            seen = Record.__new__(Record) if context is None else read_context(context, key, self.seal)
             self.write(put, seen, False)
         except RequestError as error:
             conn.fail(id, error.code, str(error), error.details)

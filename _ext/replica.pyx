@@ -19,10 +19,12 @@ from dynafast.storage.interface import Batch, Family, partition_range, walk
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.string cimport memset
 
 from dynafast._ext.clock cimport HINTS_MAX, load_stored
 from dynafast._ext.codec cimport load_be
+from dynafast._ext.hot cimport Hot, HotRecords
 
 cdef enum:
     LEAVES = 256                    # of a partition's tree
@@ -33,6 +35,7 @@ cdef enum:
     REAPED_MAX = 16384              # records taken away by rounds that are remembered
 
 DEFAULT_HINT_BYTES_MAX = 1 << 30
+DEFAULT_CACHE_BYTES = 64 << 20
 
 MODE_NONE, MODE_PULLED, MODE_SEATED, MODE_GIVEN = NONE, PULLED, SEATED, GIVEN
 HOLDS_NOTHING, HOLDS_SAME, HOLDS_OTHER, HOLDS_HINT = 0, 1, 2, 3
@@ -79,6 +82,7 @@ cdef class Replica:
         store: a `dynafast.storage.interface.Store`.
         partitions: Q.
         hint_bytes_max: bytes of records kept for one other node; at that a further hint is refused.
+        cache_bytes: of the records that are kept in memory.
         plants: names of safeguards to leave out, for the canaries of the simulator.
 
     Attributes:
@@ -90,8 +94,15 @@ cdef class Replica:
     Every method that reads or writes raises StoreError, and CorruptRecordError for what cannot be read.
     """
 
-    def __init__(self, store, *, int partitions, uint64_t hint_bytes_max=DEFAULT_HINT_BYTES_MAX, plants=frozenset()):
+    def __init__(
+        self, store, *, int partitions, uint64_t hint_bytes_max=DEFAULT_HINT_BYTES_MAX,
+        Py_ssize_t cache_bytes=DEFAULT_CACHE_BYTES, plants=frozenset(),
+    ):
         self.disk = store
+        self.hot = HotRecords(cache_bytes)
+        self.epochs = <uint32_t *>PyMem_Calloc(partitions, sizeof(uint32_t))
+        if self.epochs == NULL:
+            raise MemoryError
         self.plants = plants
         self.partitions = partitions
         self.bits = (<object>partitions).bit_length() - 1
@@ -114,6 +125,9 @@ cdef class Replica:
                     raise value
                 self.given[loads(key[len(_MODE):])] = loads(value)[0]
         self._count_hints()
+
+    def __dealloc__(self):
+        PyMem_Free(self.epochs)
 
     def start(self, seats not None):
         """Take the seats of this start, and the trees that the last clean end saved; the rest is built by `build`.
@@ -172,13 +186,26 @@ cdef class Replica:
 
     cdef Record load(self, bytes object_key, Local *local):
         """Return the record that counts, an empty one when there is none; its private part goes to *local*."""
+        cdef Py_ssize_t partition = self.partition_of(object_key)
+        cdef Hot hot = self.hot.find(object_key)
+        if hot is None or hot.epoch != self.epochs[partition]:
+            return self.load_cold(object_key, partition, local)
+        if hot.local.hint_count or self.mode_at(partition) != NONE:
+            local[0] = hot.local
+            return hot.record
+        memset(local, 0, sizeof(Local))
+        return Record.__new__(Record)
+
+    cdef Record load_cold(self, bytes object_key, Py_ssize_t partition, Local *local):
+        """As `load`, from the store, whatever is in memory."""
         cdef bytes data
         cdef Record record
         try:
             data = self.disk.get(object_key)
             if data is not None:
                 record = load_stored(data, local)
-                if local.hint_count or self.mode_at(self.partition_of(object_key)) != NONE:
+                if local.hint_count or self.mode_at(partition) != NONE:
+                    self.hot.keep(object_key, record, local, self.epochs[partition])
                     return record
         except CorruptRecordError:
             self.damage(object_key)
@@ -187,6 +214,8 @@ cdef class Replica:
         return Record.__new__(Record)
 
     cdef int damage(self, bytes object_key) except -1:
+        """A record cannot be read: nor does it count in memory, or it would look like one that needs no mending."""
+        self.hot.forget(object_key)
         if len(self.damaged) < DAMAGED_MAX:
             self.damaged.add(object_key)
         return 0
@@ -203,6 +232,7 @@ cdef class Replica:
         cdef bytes data, id
         if target == 0 or _find(local, target) >= 0:
             self.disk.put(object_key, record.stored(local))
+            self.hot.keep(object_key, record, local, self.epochs[self.partition_of(object_key)])
             return self.retell(object_key, held, record)
         id = _id(target)
         figures = self.hinted.get(id) or [0, 0]
@@ -222,6 +252,7 @@ cdef class Replica:
         except BaseException:
             local.hint_count -= 1
             raise
+        self.hot.forget(object_key)
         self.hinted[id] = [figures[0] + 1, figures[1] + len(data)]
         return self.retell(object_key, held, record)
 
@@ -293,9 +324,9 @@ cdef class Replica:
     # ---- records, for the machines of the core
 
     def read(self, bytes object_key not None):
-        """Return the record that counts, or None."""
+        """Return the record that counts, as the store has it, or None."""
         cdef Local local
-        cdef Record record = self.load(object_key, &local)
+        cdef Record record = self.load_cold(object_key, self.partition_of(object_key), &local)
         return record if record.entry_count else None
 
     def merge(self, bytes object_key not None, Record record not None, bytes hint_for=None):
@@ -325,6 +356,7 @@ cdef class Replica:
         if local.hint_count == 0 and self.mode_at(partition) == NONE:
             raise InvariantViolation("a record that counts for nothing is restored")
         self.disk.put(object_key, record.stored(&local))
+        self.hot.forget(object_key)
         self.damaged.discard(object_key)
         self._sum_leaf(partition, object_key)
 
@@ -339,6 +371,7 @@ cdef class Replica:
                 batch.delete(_HINTS, id + object_key)
                 gone.append((id, int.from_bytes(value, "big")))
         self.disk.write(batch)
+        self.hot.forget(object_key)
         for id, size in gone:
             self._uncount(id, size)
         self.damaged.discard(object_key)
@@ -506,6 +539,7 @@ cdef class Replica:
 
         Returns the number of records spared. They are read and the batch is written in one turn: nothing comes between.
         """
+        self.epochs[partition] += 1         # what is in memory of it counts no more
         start, end = partition_range(partition, self.partitions)
         try:
             empty = not self.disk.scan(_OBJECTS, start, end, limit=1)
@@ -611,6 +645,7 @@ cdef class Replica:
                 for other in added:
                     batch.put(_HINTS, other + object_key, len(data).to_bytes(4, "big"))
         self.disk.write(batch)
+        self.hot.forget(object_key)
         if value is not None:
             self._uncount(target, int.from_bytes(value, "big"))
         for other in added:
@@ -678,6 +713,7 @@ cdef class Replica:
         else:
             record = held.without(actors)
             self.disk.put(object_key, record.stored(&local))
+            self.hot.forget(object_key)
         self.retell(object_key, held, record)
         self.reaped.pop(object_key, None)
         if len(self.reaped) >= REAPED_MAX:
@@ -696,7 +732,7 @@ cdef class Replica:
         batch = Batch()
         batch.delete(_OBJECTS, object_key)
         self.disk.write(batch)
-        return 0
+        return self.hot.forget(object_key)
 
     def write_round(self, uint64_t number):
         """Write that frames of rounds before *number* are refused; `take_round` once that is on disk."""

@@ -11,7 +11,7 @@ from Cython.Compiler.Visitor import TreeVisitor
 
 ROOT = Path(__file__).parent.parent
 PURE = ["errors", "limits", "protocol"]
-NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec", "commands"]
+NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec", "commands", "sealed", "hot"]
 NATIVE_CORE = ["connection", "coordinator", "replica", "resp", "view"]
 NATIVE_SHELL = ["reactor"]
 NATIVE_SIM = ["timeline", "wires"]

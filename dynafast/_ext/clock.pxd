@@ -39,6 +39,9 @@ cdef class Record:
     cdef Py_ssize_t entry_count
     cdef Version *dots              # sorted by (actor, counter); every dot is covered by `entries`
     cdef Py_ssize_t dot_count
+    cdef uint64_t hashed            # 0: not computed yet
+    cdef bytes sealed               # the context as a client gets it, once it was asked for
+    cdef bytes sealed_key
     cdef int allocate(self, Py_ssize_t entries, Py_ssize_t dots) except -1
     cdef void keep(self, const Version *version) noexcept
     cdef bint covers(self, uint64_t actor, uint64_t counter) noexcept
@@ -49,6 +52,7 @@ cdef class Record:
     cdef Record with_put(self, const Version *version, Record seen)
     cdef int relation(self, Record other) except -1
     cdef uint64_t hash(self) except? 0
+    cdef uint64_t compute_hash(self) except? 0
     cdef Py_ssize_t live_count(self) except -1
     cdef Py_ssize_t value_bytes(self) noexcept
     cdef uint64_t newest(self) noexcept
@@ -60,5 +64,6 @@ cdef class Record:
 cdef Record read_record(Cursor *c, bytes owner)
 cdef Record decode_record(bytes data)
 cdef Record load_stored(bytes data, Local *local)
-cdef bytes close_context(Record record, bytes key, bytes cluster)
-cdef Record read_context(bytes sealed, bytes key, bytes cluster)
+cdef object context_seal(bytes cluster)
+cdef bytes close_context(Record record, bytes key, object seal)
+cdef Record read_context(bytes sealed, bytes key, object seal)

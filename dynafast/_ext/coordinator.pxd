@@ -153,7 +153,7 @@ cdef class Coordinator(Handler):
     cdef object plants
     cdef bint planted
     cdef object disk
-    cdef bytes cluster
+    cdef object seal                # of contexts
     cdef uint64_t boot
     cdef int read_quorum
     cdef int write_quorum
@@ -198,10 +198,12 @@ cdef class Coordinator(Handler):
     cdef Relay forward(
         self, Connection conn, uint64_t id, int op, bytes key, Py_ssize_t partition, const Options *options
     )
-    cdef int coordinate_get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1
+    cdef int coordinate_get(
+        self, Connection conn, uint64_t id, bytes key, uint64_t position, const Options *options
+    ) except -1
     cdef int coordinate_put(
-        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
-        const Options *options,
+        self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,
+        const uint8_t *write_id, const Options *options,
     ) except -1
     cdef int keep_hint(self, Put put, Peer target) except -1
     cdef int retry_stale(self) except -1

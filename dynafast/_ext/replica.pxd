@@ -1,8 +1,9 @@
 """What a node keeps. See ``_ext/replica.pyx``."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dynafast._ext.clock cimport Local, Record
+from dynafast._ext.hot cimport HotRecords
 from dynafast._ext.merkle cimport MerkleTree
 
 
@@ -16,6 +17,8 @@ cdef enum Mode:
 cdef class Replica:
     cdef object disk
     cdef object plants
+    cdef readonly HotRecords hot             # what the store has too, and no longer true where the partition's epoch is another
+    cdef uint32_t *epochs           # per partition how often it was cleared; owned, freed in __dealloc__
     cdef readonly int partitions
     cdef int bits                   # log2 of partitions
     cdef bytearray own              # per partition the seats served, as bits
@@ -34,6 +37,7 @@ cdef class Replica:
     cdef Py_ssize_t partition_of(self, bytes object_key) noexcept
     cdef uint8_t mode_at(self, Py_ssize_t partition) noexcept
     cdef Record load(self, bytes object_key, Local *local)
+    cdef Record load_cold(self, bytes object_key, Py_ssize_t partition, Local *local)
     cdef int keep(self, bytes object_key, Record held, Record record, Local *local, uint64_t target) except -1
     cdef int retell(self, bytes object_key, Record held, Record record) except -1
     cdef int _end_hint(self, bytes target, bytes object_key, Record held, Local *local, object others) except -1

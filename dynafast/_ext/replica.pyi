@@ -2,9 +2,11 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import final
 
 from dynafast._ext.clock import Record
+from dynafast._ext.hot import HotRecords
 from dynafast.errors import CorruptRecordError
 from dynafast.storage.interface import Batch, Store
 
+DEFAULT_CACHE_BYTES: int
 DEFAULT_HINT_BYTES_MAX: int
 MODE_NONE: int
 MODE_PULLED: int
@@ -18,10 +20,18 @@ HOLDS_HINT: int
 @final
 class Replica:
     def __init__(
-        self, store: Store, *, partitions: int, hint_bytes_max: int = ..., plants: Collection[str] = ...
+        self,
+        store: Store,
+        *,
+        partitions: int,
+        hint_bytes_max: int = ...,
+        cache_bytes: int = ...,
+        plants: Collection[str] = ...,
     ) -> None: ...
     @property
     def partitions(self) -> int: ...
+    @property
+    def hot(self) -> HotRecords: ...
     @property
     def round(self) -> int: ...
     @property

@@ -21,7 +21,7 @@ from xxhash import xxh3_64_intdigest
 
 from dynafast._ext.connection import Connection
 from dynafast._ext.coordinator import Coordinator
-from dynafast._ext.replica import Replica
+from dynafast._ext.replica import DEFAULT_CACHE_BYTES, Replica
 from dynafast._ext.resp import RespConnection
 from dynafast._ext.view import Peer, View
 from dynafast.core import identity
@@ -73,6 +73,7 @@ class Node:
         settings: what ``status --config`` shows; passed through.
         build_count: records that a tick reads at most to build trees.
         placing: `place`, or what remembers some of its results.
+        cache_bytes: of the records that are kept in memory.
         plants: names of safeguards to leave out, for the canaries of the simulator.
 
     Attributes:
@@ -91,6 +92,7 @@ class Node:
         settings: dict[str, object],
         build_count: int = BUILD_COUNT,
         placing: Callable[..., Placement] = place,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
         plants: Collection[str] = frozenset(),
     ) -> None:
         self.facts = identity.facts
@@ -114,7 +116,7 @@ class Node:
         self._dialled: set[bytes] = set()
         self._inbound: dict[bytes, list[Connection]] = {}  # node -> its connections to us
         self._called: dict[bytes, int] = {}  # node -> its newest generation that has called
-        self.replica = Replica(store, partitions=self.facts.partitions, plants=self.plants)
+        self.replica = Replica(store, partitions=self.facts.partitions, cache_bytes=cache_bytes, plants=self.plants)
         self._view = View(partitions=self.facts.partitions, replicas=self.facts.replicas)
         self.coordinator = Coordinator(
             node=self,

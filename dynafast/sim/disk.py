@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from random import Random
 
 from dynafast._ext.clock import Record
+from dynafast._ext.sealed import unseal
 from dynafast.errors import CorruptRecordError, StoreError
 from dynafast.storage.interface import Family
 from dynafast.storage.memory import MemoryStore
-from dynafast.storage.sealed import unseal
 
 _LOCAL_SIZE = 25  # actor, boot, counter, number of hints: before the ids of the hints' targets and the record
 

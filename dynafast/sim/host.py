@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from dynafast._ext.connection import Connection
+from dynafast._ext.replica import DEFAULT_CACHE_BYTES
 from dynafast._ext.wires import End
 from dynafast.core import identity
 from dynafast.core.identity import ClusterFacts, Identity
@@ -39,6 +40,7 @@ class Plan:
     group: bool
     flush_ns: int
     build_count: int = BUILD_COUNT
+    cache_bytes: int = DEFAULT_CACHE_BYTES
     plants: frozenset[str] = frozenset()
     # All nodes that know the same members compute the same: once is enough.
     placing: Callable[..., Placement] = field(default_factory=lambda: lru_cache(maxsize=64)(place))
@@ -232,6 +234,7 @@ class Process:
             settings={},
             build_count=host.plan.build_count,
             placing=host.plan.placing,
+            cache_bytes=host.plan.cache_bytes,
             plants=host.plan.plants,
         )
         self.id = own.id
@@ -302,6 +305,8 @@ class Process:
                     continue
                 if data:
                     send(end, data)
+                if connection.full:
+                    connection.resume()
                 if connection.closing:
                     self.network.close(end)
                     self._drop(end)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dynafast._ext.replica import DEFAULT_CACHE_BYTES
 from dynafast.core.node import BUILD_COUNT
 from dynafast.errors import ConfigError
 from dynafast.sim import faults as _faults
@@ -56,6 +57,7 @@ class Options:
     build_count: int  # records that a node reads in a tick to build its trees after a start
     blind: bool  # keys are written without being read alone
     cold_copies: bool  # a machine that is stopped leaves a copy of its disk
+    cache_bytes: int  # of the records that a node keeps in memory
     tour: int  # how many keys clients use at a time before they go on to others; 0: all the time all keys
     weights: dict[str, int] = field(default_factory=dict)  # of the faults that are on
 
@@ -95,6 +97,7 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
     tour = swarm.choice([0] * 5 + [3])
     rare = world.random("rare").choice([None] * RARELY + list(RARE))
     seldom = {"mute": swarm, "bad_flush": world.random("bad_flush")}
+    cache_bytes = world.random("cache").choice([0, 40_000, 400_000, DEFAULT_CACHE_BYTES])
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
     majority = replicas // 2 + 1
     quorums = [(majority, majority), (majority, majority), (1, replicas), (replicas, 1), (1, 1)]
@@ -146,6 +149,7 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         build_count=build_count,
         blind=False,
         cold_copies=False,
+        cache_bytes=cache_bytes,
         tour=tour,
         weights=on,
     )

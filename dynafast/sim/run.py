@@ -3,7 +3,7 @@
 import gc
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 from dynafast._ext.codec import FrameReader
 from dynafast._ext.wires import End
 from dynafast.core.identity import ClusterFacts
+from dynafast.errors import StoreError
 from dynafast.protocol import Op, Status
 from dynafast.sim import invariants
 from dynafast.sim.budget import Budget
@@ -25,6 +26,7 @@ from dynafast.sim.operators import Errand, start_over, tidy
 from dynafast.sim.options import Options, draw
 from dynafast.sim.registry import FAULTS
 from dynafast.sim.world import MS, SECOND, US, World
+from dynafast.storage.interface import object_key
 
 SETUP_NS = 60 * SECOND  # the cluster must stand by then
 SAFETY_NS = 600 * SECOND  # clients that get nothing done end the phase too
@@ -66,7 +68,11 @@ class Simulation:
         self.network = Network(world, latency_us=options.latency_us, jitter_us=options.jitter_us, pieces=options.pieces)
         self.plants = plants
         self.plan = Plan(
-            group=options.group, flush_ns=options.flush_us * US, build_count=options.build_count, plants=plants
+            group=options.group,
+            flush_ns=options.flush_us * US,
+            build_count=options.build_count,
+            cache_bytes=options.cache_bytes,
+            plants=plants,
         )
         self.directory: dict[str, Host] = {}
         self.hosts: list[Host] = []
@@ -338,6 +344,9 @@ class Simulation:
         for key in sorted(self.damaged):
             for host in self.hosts:
                 Errand(self, host, Op.GET, [key, {"r": self.options.replicas}], lambda _answer: None)
+                if host.process is not None:  # to a client it would answer from memory
+                    with suppress(StoreError):
+                        host.process.node.replica.read(object_key(self.position(key), key))
 
     def _traffic(self) -> str | None:
         """Say what nodes have sent each other for repair or transfer within a while, or None."""

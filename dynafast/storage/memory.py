@@ -7,10 +7,10 @@ played and is found in the same way.
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 
+from dynafast._ext.sealed import SEAL_SIZE, seal, unseal
 from dynafast.errors import CorruptRecordError, StoreError
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
 from dynafast.storage.opening import begin, finish
-from dynafast.storage.sealed import SEAL_SIZE, seal, unseal
 
 _Change = tuple[Family, bytes, bytes | None]  # a sealed value; None: no entry
 

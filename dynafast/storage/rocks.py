@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rocksdict import DbClosedError, Rdict, WriteBatch
 
+from dynafast._ext.sealed import seal, unseal
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
 from dynafast.storage.logs import check_log
 from dynafast.storage.opening import FORMAT, begin, finish
-from dynafast.storage.sealed import seal, unseal
 from dynafast.storage.tuning import database_options, family_options, write_options
 
 _FAMILIES = {"default"} | {family.value for family in Family}  # RocksDB insists on "default"; it stays empty

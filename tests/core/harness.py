@@ -241,6 +241,8 @@ class Cluster:
             end = member.ends.get(connection)
             if end is not None and data:
                 end(data)
+            if connection.full:
+                connection.resume()
             if connection.closing and not connection.lost:
                 if isinstance(end, Link):
                     end.cut()

@@ -81,7 +81,8 @@ def hints(cluster: Cluster) -> int:
 
 
 def damage(member: Member, key: bytes) -> None:
-    """Flip a bit of what *member* has stored under *key*."""
+    """Flip a bit of what *member* has stored under *key*, and has no more in memory."""
+    member.node.replica.hot.drop(okey(key))
     stored = member.store._stored[Family.OBJECTS]
     stored[okey(key)] = stored[okey(key)][:-1] + bytes([stored[okey(key)][-1] ^ 1])
 

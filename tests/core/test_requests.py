@@ -374,11 +374,18 @@ def test_a_replica_that_cannot_store_is_not_counted(monkeypatch: pytest.MonkeyPa
     assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 1})[0] == Op.WRITTEN
 
 
+def write_behind(member: Member, value: bytes) -> None:
+    """Change what is stored under ``k`` past the node, which has nothing of it in memory any more."""
+    key = object_key(xxh3_64_intdigest(b"k"), b"k")
+    member.store.put(key, value)
+    member.node.replica.hot.drop(key)
+
+
 def test_a_corrupt_record_is_no_answer_and_never_not_found() -> None:
     cluster = Cluster(3)
     first, second, _ = holders(cluster, b"k")
     pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 3})
-    first.store.put(object_key(xxh3_64_intdigest(b"k"), b"k"), b"damaged")
+    write_behind(first, b"damaged")
     answer = pipe(first).ask(Op.GET, b"k", {})
     assert values(answer) == [b"v"]
     assert pipe(first).ask(Op.GET, b"k", {"r": 3})[CODE] == "unavailable"
@@ -411,7 +418,7 @@ def test_a_context_that_knows_more_of_our_actor_than_we_do_proves_amnesia() -> N
     before = first.store.get(object_key(xxh3_64_intdigest(b"k"), b"k"))
     assert before is not None
     two = pipe(first).ask(Op.PUT, b"k", b"b", one[PUT_CONTEXT], W2, {})
-    first.store.put(object_key(xxh3_64_intdigest(b"k"), b"k"), before)
+    write_behind(first, before)
     three = pipe(first).ask(Op.PUT, b"k", b"c", two[PUT_CONTEXT], W3, {})
     assert three[2][0] != two[2][0]
     assert values(pipe(first).ask(Op.GET, b"k", {"r": 3})) == [b"c"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
+from dynafast._ext.sealed import seal
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
 from dynafast.storage.interface import Batch, Family, entries
 from dynafast.storage.opening import FORMAT, FORMAT_KEY
 from dynafast.storage.rocks import RocksStore
-from dynafast.storage.sealed import seal
 from tests.storage.children import Child
 from tests.storage.rigs import RocksRig
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynafast._ext.sealed import SEAL_SIZE, seal, unseal
 from dynafast.errors import CorruptRecordError
 from dynafast.storage.interface import Batch, Family, entries
-from dynafast.storage.sealed import SEAL_SIZE, seal, unseal
 from tests.storage.rigs import Rig
 
 
