@@ -485,7 +485,7 @@ cdef class Get(Quorum):
         return self.found
 
     cdef bytes context(self):
-        return close_context(self.found, self.key, self.home.cluster) if self.found.entry_count else None
+        return close_context(self.found, self.key, self.home.seal) if self.found.entry_count else None
 
     cdef int fields(self, Buffer out) except -1:
         _put_live(out, self.found)
