@@ -15,7 +15,7 @@ from dynafast.errors import RequestError
 from dynafast.limits import KEY_MAX, RECORD_MAX
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from dynafast._ext.clock cimport Record, Version
@@ -42,6 +42,7 @@ cdef enum:
     INDEX_SHIFT = 16                # an id of a request is its slot, and behind that its number within a batch
     BUCKETS = 256
     NAME_SHOWN = 64
+    UNDERWAY_MAX = 32 * 1024 * 1024 # bytes of values that are being written
 
 cdef enum Kind:                     # of a slot
     FREE = 0
@@ -193,6 +194,8 @@ cdef class RespConnection(Connection):
     cdef uint8_t[WINDOW] kinds
     cdef uint8_t[WINDOW] marks      # whether later commands on the key wait for this
     cdef uint8_t[WINDOW] buckets
+    cdef uint32_t[WINDOW] sizes     # of the values that are being written
+    cdef Py_ssize_t underway        # bytes of all of them, those of batches too
     cdef list objects               # per slot: its `Batch`, or the `Buffer` of an answer before its turn
     cdef Py_ssize_t ready_count
     cdef Py_ssize_t ready_bytes
@@ -253,8 +256,7 @@ cdef class RespConnection(Connection):
 
     cdef bint _room(self) noexcept:
         return (
-            self.tail - self.head < WINDOW and self.outstanding < WINDOW and self.out.size < READ_BELOW
-            and self.ready_bytes < READ_BELOW
+            self.tail - self.head < WINDOW and self.ready_bytes < READ_BELOW and self._room_for_part()
         )
 
     cdef Py_ssize_t _run(self, const uint8_t *data, Py_ssize_t size) except -1:
@@ -385,6 +387,8 @@ cdef class RespConnection(Connection):
         options.overwrite = True
         self._new_write(write_id)
         slot = self._take_slot(SET)
+        self.sizes[slot] = <uint32_t>self.reader.args[2].size
+        self.underway += self.reader.args[2].size
         key = PyBytes_FromStringAndSize(<const char *>at.at, at.size)
         self.outstanding += 1
         self.handler.put(
@@ -491,7 +495,7 @@ cdef class RespConnection(Connection):
         return True
 
     cdef bint _room_for_part(self) noexcept:
-        return self.outstanding < WINDOW and self.out.size < READ_BELOW
+        return self.outstanding < WINDOW and self.out.size < READ_BELOW and self.underway < UNDERWAY_MAX
 
     cdef bint _ask(self, Batch batch, Py_ssize_t i) except -1:
         """Send the request for one key, unless it must wait for an earlier command."""
@@ -508,6 +512,7 @@ cdef class RespConnection(Connection):
         if batch.op == MSET:
             options.overwrite = True
             self._new_write(write_id)
+            self.underway += PyBytes_GET_SIZE(batch.values[i])
             self.handler.put(self, batch.slot | <uint64_t>i << INDEX_SHIFT, key, batch.values[i], None, write_id, &options)
         else:
             self.handler.get(self, batch.slot | <uint64_t>i << INDEX_SHIFT, key, &options)
@@ -546,6 +551,8 @@ cdef class RespConnection(Connection):
         cdef Buffer out
         batch.parts[i] = ANSWERED
         batch.done += 1
+        if batch.op == MSET:
+            self.underway -= PyBytes_GET_SIZE(batch.values[i])
         if batch.marks[i]:
             self.busy[_bucket(<const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))] -= 1
             self.marked -= 1
@@ -616,6 +623,8 @@ cdef class RespConnection(Connection):
             self.marks[slot] = False
             self.busy[self.buckets[slot]] -= 1
             self.marked -= 1
+        self.underway -= self.sizes[slot]
+        self.sizes[slot] = 0
         if out is not self.out:
             self._hold(slot, out)
             self.kinds[slot] = READY

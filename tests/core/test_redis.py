@@ -284,6 +284,37 @@ def test_output_that_is_not_taken_keeps_input_back() -> None:
     assert pipe.wait(21) == [b"v" * MIB] * 20 + ["PONG"]
 
 
+def test_values_that_are_being_written_keep_input_back() -> None:
+    """As long as they are not flushed: some MiB of them, not as many as there are requests allowed."""
+    cluster = Cluster(1, replicas=1, r=1, w=1)
+    cluster.members[0].flushing = False
+    pipe = RedisPipe(cluster.members[0])
+    value = b"v" * (4 * MIB)
+    for number in range(5):
+        pipe.send(b"SET", b"k%d" % number, value)
+    for number in range(5):
+        pipe.send(b"MSET", b"l%d" % number, value)
+    assert pipe.connection.full
+    assert pipe.connection.outstanding == 8
+    cluster.members[0].flushing = True
+    assert pipe.wait(10) == ["OK"] * 10
+    assert not pipe.connection.full
+
+
+def test_a_large_value_comes_through_another_coordinator_in_parts() -> None:
+    cluster = Cluster(4)
+    pipe = RedisPipe(outsider(cluster))
+    value = b"v" * (8 * MIB)
+    native = cluster.client(0)
+    for write_id in W[:3]:
+        native.ask(Op.PUT, b"k", value, None, write_id, {})
+    assert pipe.ask(b"GET", b"k") == value
+    assert pipe.ask(b"STRLEN", b"k") == len(value)
+    assert pipe.ask(b"DEL", b"k") == 1
+    assert pipe.ask(b"SET", b"k", value) == "OK"
+    assert pipe.ask(b"GET", b"k") == value
+
+
 def test_an_answer_to_mget_beyond_the_limit_is_refused() -> None:
     pipe = RedisPipe(Cluster(1, replicas=1, r=1, w=1).members[0])
     assert pipe.ask(b"SET", b"k", b"v" * (7 * MIB)) == "OK"
