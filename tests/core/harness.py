@@ -237,12 +237,16 @@ class Cluster:
 
     def pump(self, member: Member) -> None:
         for connection in member.node.take_dirty():
-            data = connection.take()
             end = member.ends.get(connection)
-            if end is not None and data:
-                end(data)
-            if connection.full:
-                connection.resume()
+            while True:
+                data = connection.take()
+                if not data and connection.full:
+                    connection.resume()
+                    data = connection.take()
+                if not data:
+                    break
+                if end is not None:
+                    end(data)
             if connection.closing and not connection.lost:
                 if isinstance(end, Link):
                     end.cut()

@@ -23,17 +23,6 @@ class RedisPipe:
         self.member.cluster.enter(self.member)
         self.connection.feed(data)
         self.member.cluster.pump(self.member)
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Resume while that has output."""
-        while self.connection.full:
-            self.member.cluster.enter(self.member)
-            self.connection.resume()
-            went = self.connection.unsent
-            self.member.cluster.pump(self.member)
-            if not went:
-                return
 
     def send(self, *words: bytes) -> None:
         self.send_raw(resp.command(*words))
@@ -53,7 +42,6 @@ class RedisPipe:
         found = self.answers()
 
         def there() -> bool:
-            self.go_on()
             found.extend(self.answers())
             return len(found) >= count
 

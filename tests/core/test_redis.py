@@ -144,6 +144,14 @@ def test_hello_chooses_how_answers_are_written() -> None:
     assert pipe.received == b"$-1\r\n"
 
 
+def test_hello_does_not_change_how_earlier_commands_are_answered() -> None:
+    cluster = Cluster(3)
+    pipe = RedisPipe(cluster.members[0])
+    pipe.send_raw(b"GET k\r\nHELLO 3\r\nGET k\r\n")
+    cluster.run_until(lambda: pipe.received.endswith(b"\r\n_\r\n"))
+    assert pipe.received.startswith(b"$-1\r\n%")
+
+
 def test_rare_commands_tell_of_the_node() -> None:
     pipe = RedisPipe(Cluster(2).members[0])
     assert pipe.ask(b"DBSIZE") == 0
@@ -189,15 +197,17 @@ def test_quit_is_answered_last_and_closes() -> None:
 def test_get_answers_the_newest_of_several_versions(where: Any) -> None:
     """As the resolver `lww` does; a SET then replaces all of them."""
     cluster = Cluster(4)
-    native = cluster.client(0)
-    for write_id, value in zip(W, (b"first", b"second", b"third"), strict=False):
-        assert native.ask(Op.PUT, b"k", value, None, write_id, {})[0] == Op.WRITTEN
-    assert len(native.ask(Op.GET, b"k", {"r": 3})[2]) == 3
     pipe = RedisPipe(where(cluster))
-    assert pipe.ask(b"GET", b"k") == b"third"
-    assert pipe.ask(b"STRLEN", b"k") == 5
-    assert pipe.ask(b"SET", b"k", b"last") == "OK"
-    assert [version[4] for version in native.ask(Op.GET, b"k", {"r": 3})[2]] == [b"last"]
+    for key in (b"k", b"l", b"m", b"n", b"o"):  # actors are random: the newest is not the last of them everywhere
+        for number, value in enumerate((b"first", b"second", b"third", b"last of all")):
+            native = cluster.client(number)
+            assert native.ask(Op.PUT, key, value, None, W[number], {"w": 3})[0] == Op.WRITTEN
+        assert len(native.ask(Op.GET, key, {"r": 3})[2]) == 4
+        assert pipe.ask(b"GET", key) == b"last of all"
+        assert pipe.ask(b"MGET", key) == [b"last of all"]
+        assert pipe.ask(b"STRLEN", key) == 11
+        assert pipe.ask(b"SET", key, b"new") == "OK"
+        assert [version[4] for version in native.ask(Op.GET, key, {"r": 3})[2]] == [b"new"]
 
 
 @pytest.mark.parametrize("where", [insider, outsider])
@@ -245,6 +255,23 @@ def test_answers_that_come_out_of_order_go_out_in_order() -> None:
     assert pipe.wait(80) == [answer for key in keys for answer in (key, "PONG")]
 
 
+def test_a_command_waits_for_one_on_its_key_that_was_passed_on() -> None:
+    """Another coordinator might take the second first. Commands on other keys go on."""
+    cluster = Cluster(4)
+    pipe = RedisPipe(outsider(cluster))
+    for member in cluster.members:
+        if member is not pipe.member:
+            cluster.hold(pipe.member, member)
+    pipe.send(b"SET", b"k", b"v")
+    pipe.send(b"SET", b"l", b"v")
+    assert (pipe.connection.outstanding, pipe.connection.full) == (2, False)
+    pipe.send(b"GET", b"k")
+    assert (pipe.connection.outstanding, pipe.connection.full) == (2, True)
+    for member in cluster.members:
+        cluster.release(pipe.member, member)
+    assert pipe.wait(3) == ["OK", "OK", b"v"]
+
+
 def test_more_than_the_window_waits_and_nothing_is_refused() -> None:
     cluster = Cluster(3)
     cluster.members[0].flushing = False
@@ -280,7 +307,6 @@ def test_output_that_is_not_taken_keeps_input_back() -> None:
     pipe.connection.feed(b"PING\r\n")
     assert pipe.connection.unsent <= 6 * MIB
     cluster.pump(pipe.member)
-    pipe.go_on()
     assert pipe.wait(21) == [b"v" * MIB] * 20 + ["PONG"]
 
 
@@ -290,15 +316,16 @@ def test_values_that_are_being_written_keep_input_back() -> None:
     cluster.members[0].flushing = False
     pipe = RedisPipe(cluster.members[0])
     value = b"v" * (4 * MIB)
-    for number in range(5):
-        pipe.send(b"SET", b"k%d" % number, value)
-    for number in range(5):
-        pipe.send(b"MSET", b"l%d" % number, value)
+    for number in range(10):
+        pipe.send(b"SET" if number % 2 else b"MSET", b"k%d" % number, value)
     assert pipe.connection.full
     assert pipe.connection.outstanding == 8
     cluster.members[0].flushing = True
     assert pipe.wait(10) == ["OK"] * 10
     assert not pipe.connection.full
+    for command in (b"SET", b"MSET"):
+        for _ in range(10):
+            assert pipe.ask(command, b"k", value) == "OK", "what is answered is under way no more"
 
 
 def test_a_large_value_comes_through_another_coordinator_in_parts() -> None:
