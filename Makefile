@@ -77,9 +77,9 @@ RESULTS = bench/results
 bench: build
 	$(BENCH) peers $(QUICK) --json $(RESULTS)/peers.json
 	$(BENCH) load $(QUICK) --nodes 1 --json $(RESULTS)/load-one.json
-	$(BENCH) load $(QUICK) --curve --json $(RESULTS)/load-curve.json
+	$(BENCH) load $(QUICK) --curve --json $(RESULTS)/load-three.json
 	for name in a b c d f; do \
-	    $(BENCH) load $(QUICK) --workload $$name --json $(RESULTS)/ycsb-$$name.json || exit 1; \
+	    $(BENCH) load $(QUICK) --workload $$name --route owner --json $(RESULTS)/ycsb-$$name.json; \
 	done
 	$(BENCH) scale $(QUICK) --json $(RESULTS)/scale.json
 	$(BENCH) sla $(QUICK) --json $(RESULTS)/sla.json

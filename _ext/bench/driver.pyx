@@ -30,6 +30,7 @@ cdef enum:
     KINDS = 4
     EVENTS = 256
     REASONS = 32
+    VERSIONS_MAX = 16
     REASON_SIZE = 48
     TIMER = 0xFFFFFFFF  # as the number of a connection
 
@@ -78,7 +79,8 @@ cdef class Driver(Links):
         number: of the first connection; unlike those of other processes.
         keys: what to ask for.
         mix: how many of 10,000 are reads, updates, inserts and changes.
-        owners: the index of the node for every record, as u16; empty: any node is asked.
+        owners: the index of the node for every record, as u16; for as many inserts as there are more, the others go to
+            any node. Empty: any node is asked.
         timeout_ns: after which a request has failed, and its connection with it.
     """
 
@@ -86,6 +88,7 @@ cdef class Driver(Links):
     cdef int mix[KINDS]
     cdef bytes kept_owners
     cdef const uint16_t *owners  # NULL: any node is asked
+    cdef uint64_t owner_count
     cdef Slot *slots
     cdef int slot_count, free_slot
     cdef int *ready  # a ring of connections, each as often as it may have another request
@@ -101,8 +104,9 @@ cdef class Driver(Links):
     cdef uint8_t *value
     cdef Cells cells[KINDS]
     cdef Reason reasons[REASONS]
-    cdef readonly uint64_t done, failed, wrong, siblings, unsent
+    cdef readonly uint64_t done, failed, wrong, unsent
     cdef readonly int in_flight
+    cdef uint64_t versions[VERSIONS_MAX + 1]  # gets that found so many values
 
     def __cinit__(
         self, str protocol, nodes, *, int connections, int depth, Keys keys, mix, bytes owners, int64_t timeout_ns,
@@ -115,7 +119,8 @@ cdef class Driver(Links):
             raise ValueError("the mix must be of 10,000")
         if owners:
             self.kept_owners, self.owners = owners, <const uint16_t *><const char *>owners
-            if connections % len(nodes) or len(owners) != 2 * keys.records:
+            self.owner_count = <uint64_t>len(owners) // 2
+            if connections % len(nodes) or self.owner_count < keys.records:
                 raise ValueError("every record must have an owner, and every node as many connections")
         self.slot_count = connections * depth
         self.due_ns, self.remaining = NEVER, -1
@@ -213,7 +218,13 @@ cdef class Driver(Links):
         """Forget what was counted so far, a warm-up for instance."""
         self.take()
         memset(self.reasons, 0, sizeof(self.reasons))
-        self.done = self.failed = self.wrong = self.siblings = self.unsent = self.lost_connections = 0
+        memset(self.versions, 0, sizeof(self.versions))
+        self.done = self.failed = self.wrong = self.unsent = self.lost_connections = 0
+
+    @property
+    def version_counts(self):
+        """Number of values of a key -> how many gets found so many; the last one stands for more, too."""
+        return {number: self.versions[number] for number in range(VERSIONS_MAX + 1) if self.versions[number]}
 
     @property
     def errors(self):
@@ -344,7 +355,7 @@ cdef class Driver(Links):
             self.ready_first = (self.ready_first + 1) % self.slot_count
             self.ready_count -= 1
             return index
-        node = self.owners[key] % self.node_count if key < self.keys.records else 0
+        node = (self.owners[key] if key < self.owner_count else <int>(key & 0xFFFF)) % self.node_count
         for i in range(each):
             index = node + self.turns[node] % each * self.node_count
             self.turns[node] += 1
@@ -428,8 +439,8 @@ cdef class Driver(Links):
         if answer.kind == FAILED:
             self.fail(<int>answer.id, now, answer.error, answer.error_size)
             return True
-        if answer.versions > 1:
-            self.siblings += 1
+        if answer.kind == FOUND:
+            self.versions[min(answer.versions, <uint32_t>VERSIONS_MAX)] += 1
         if slot.kind == READ or (slot.kind == CHANGE and not slot.second):
             if answer.kind == MISSING:
                 self.fail_for(<int>answer.id, now, b"not found")

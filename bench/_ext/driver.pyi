@@ -13,9 +13,10 @@ class Driver(Links):
     done: int
     failed: int
     wrong: int
-    siblings: int
     unsent: int
     in_flight: int
+    @property
+    def version_counts(self) -> dict[int, int]: ...
     @property
     def errors(self) -> dict[str, int]: ...
     def __new__(

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench load", description=__doc__)
     where = parser.add_argument_group("what it is for: a cluster of its own, or --at")
     where.add_argument("--at", metavar="HOST:PORT", action="append", help="a node that is there; repeatable")
-    where.add_argument("--protocol", choices=("native", "resp"), default="native", help="with --at")
+    where.add_argument("--protocol", choices=("native", "resp"), default="native", help="resp: as redis clients speak")
     where.add_argument("--pid", type=int, action="append", default=[], help="with --at: its processor time is shown")
     where.add_argument("--nodes", type=int, default=3, help="of its own cluster; default 3")
     where.add_argument("--replicas", type=int, help="N; default 3, or all nodes when there are fewer")
@@ -95,11 +95,15 @@ def serving(options: argparse.Namespace, workload: Workload) -> Iterator[Served]
     if options.at:
         yield Served(target(options.at), options.pid)
         return
-    replicas = options.replicas or min(options.nodes, 3)
     with Cluster(
-        options.nodes, replicas=replicas, durability=options.durability, partitions=options.partitions
+        options.nodes,
+        replicas=options.replicas or min(options.nodes, 3),
+        durability=options.durability,
+        partitions=options.partitions,
+        options=["--resp", "127.0.0.1:0"] if options.protocol == "resp" else [],
     ) as cluster:
-        yield Served(target(cluster.addresses), [node.pid for node in cluster.nodes if node.pid])
+        addresses = [node.resp for node in cluster.nodes if node.resp] or cluster.addresses
+        yield Served(target(addresses), [node.pid for node in cluster.nodes if node.pid])
 
 
 def measure(options: argparse.Namespace, served: Served, workload: Workload, rate: float | None, what: str) -> Result:

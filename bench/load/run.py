@@ -42,12 +42,14 @@ class Tick:
         at_s: since the start.
         done, failed: requests since then.
         latency: of those since the tick before.
+        kinds: the same for each kind of request.
     """
 
     at_s: float
     done: int
     failed: int
     latency: Histogram
+    kinds: dict[str, Histogram]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Result:
         offered: requests per second that were due; None in a closed loop.
         done, failed: requests. unsent: were due, and no connection was free until the end. errors: why they failed.
         wrong: answers with another value than the key's; part of failed.
-        siblings: answers with more than one version.
+        versions: number of values that a get found -> how many gets; 16 stands for more, too.
         latency: of each kind. A failed request counts with the time it took.
         client_cores: processor time of the generator per second.
         server_cores: of the processes that were watched, the same; None if there were none.
@@ -73,9 +75,9 @@ class Result:
     failed: int = 0
     unsent: int = 0
     wrong: int = 0
-    siblings: int = 0
     lost_connections: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
     latency: dict[str, Histogram] = field(default_factory=dict)
     client_cores: float = 0.0
     server_cores: float | None = None
@@ -96,9 +98,12 @@ class Result:
 
     def json(self) -> dict[str, object]:
         """Return it for a file; ticks have their percentiles alone."""
-        names = ("seconds", "offered", "rate", "done", "failed", "unsent", "wrong", "siblings", "lost_connections")
+        names = ("seconds", "offered", "rate", "done", "failed", "unsent", "wrong", "lost_connections")
         return {
-            **{name: getattr(self, name) for name in (*names, "errors", "client_cores", "server_cores", "server_us")},
+            **{
+                name: getattr(self, name)
+                for name in (*names, "errors", "versions", "client_cores", "server_cores", "server_us")
+            },
             "latency": {kind: histogram.json() for kind, histogram in self.latency.items() if len(histogram)},
             "all": self.all.json(),
             "ticks": [
@@ -319,23 +324,29 @@ def _collect(
 
 
 def _tick(said: list[dict[str, Any]]) -> Tick:
-    latency = Histogram()
+    kinds = {kind: Histogram() for kind in KIND_NAMES}
     for one in said:
-        for counts in one["counts"].values():
-            latency.add(counts)
+        for kind, counts in one["counts"].items():
+            kinds[kind].add(counts)
+    latency = Histogram()
+    for histogram in kinds.values():
+        latency.merge(histogram)
     return Tick(
         at_s=max(one["at"] for one in said),
         done=sum(one["done"] for one in said),
         failed=sum(one["failed"] for one in said),
         latency=latency,
+        kinds=kinds,
     )
 
 
 def _add_end(result: Result, end: dict[str, Any]) -> None:
-    for name in ("done", "failed", "unsent", "wrong", "siblings", "lost_connections"):
+    for name in ("done", "failed", "unsent", "wrong", "lost_connections"):
         setattr(result, name, getattr(result, name) + end[name])
     for reason, count in end["errors"].items():
         result.errors[reason] = result.errors.get(reason, 0) + count
+    for number, count in end["versions"].items():
+        result.versions[int(number)] = result.versions.get(int(number), 0) + count
     result.seconds = max(result.seconds, end["ran_s"])
     if end["ran_s"]:
         result.rate += end["in_time"] / end["ran_s"]

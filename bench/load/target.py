@@ -1,5 +1,6 @@
 """Whom a load is for: the nodes, their protocol, and the bytes that each of its requests carries."""
 
+import socket
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from dynafast._ext.codec import dumps, frame
 from dynafast.client.core import split_address
 from dynafast.client.messages import hello
 from dynafast.client.ring import RingMap
+from dynafast.errors import ConfigError
+
+INSERTS = 200_000  # of which the owner is looked up beforehand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +25,7 @@ class Target:
         protocol: the name of the driver's codec.
         nodes: (numeric host, port).
         greeting, get_tail, put_tail, need: what the codec puts into its bytes.
-        owners: the index of the node to be asked for each record, 2 bytes each; empty: any node is asked.
+        owners: the index of the node to be asked for each record, and for some inserts, 2 bytes each; empty: any node.
     """
 
     protocol: str
@@ -34,17 +38,27 @@ class Target:
 
 
 def _nodes(addresses: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(split_address(address) for address in addresses)
+    """Look the names up: the driver connects to numbers."""
+    nodes = []
+    for address in addresses:
+        host, port = split_address(address)
+        try:
+            _, _, _, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        except OSError as error:
+            raise ConfigError(f"{address}: {error}") from error
+        nodes.append((str(found[0]), port))
+    return tuple(nodes)
 
 
-def native(addresses: Sequence[str], *, owners: bytes = b"", **options: int | bool) -> Target:
+def native(addresses: Sequence[str], *, owners: bytes = b"", overwrite: bool = True, **options: int | bool) -> Target:
     """Dynafast's own protocol.
 
     Args:
         addresses: HOST:PORT of each node.
         owners: from `owners`: each request goes to a node that serves its key (client-driven coordination).
-        options: of the requests, as in docs/protocol.md: r, pr; w, pw, dw; sloppy, timeout. Writes overwrite what is
-            there, as a SET does, unless they replace what was read.
+        overwrite: updates replace what is there, as a SET does; else they add a version. (The write of a change always
+            replaces what was read.)
+        options: of the requests, as in docs/protocol.md: r, pr; w, pw, dw; sloppy, timeout.
     """
     both = {name: value for name, value in options.items() if name in ("sloppy", "timeout")}
     reads = {name: options[name] for name in ("r", "pr") if name in options} | both
@@ -54,18 +68,19 @@ def native(addresses: Sequence[str], *, owners: bytes = b"", **options: int | bo
         nodes=_nodes(addresses),
         greeting=frame(hello(None)),
         get_tail=dumps(reads or None),
-        put_tail=dumps(writes | {"overwrite": True}),
+        put_tail=dumps((writes | {"overwrite": True} if overwrite else writes) or None),
         owners=owners,
     )
 
 
 def owners(addresses: Sequence[str], workload: Workload) -> bytes:
-    """Return for every record the index of the node that its key prefers."""
+    """Return for every record, and for some inserts if there are any, the index of the node that its key prefers."""
+    count = workload.records + (INSERTS if workload.inserts else 0)
     keys = Keys("uniform", workload.records)
     with Client(list(addresses)) as client:
         ring = RingMap(client.ring())
     index = {address: number for number, address in enumerate(addresses)}
-    return array("H", (index[ring.serving(keys.key(record))[0]] for record in range(workload.records))).tobytes()
+    return array("H", (index[ring.serving(keys.key(record))[0]] for record in range(count))).tobytes()
 
 
 def resp(addresses: Sequence[str], *, wait: int = 0) -> Target:

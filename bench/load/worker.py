@@ -76,7 +76,7 @@ def run(driver: Driver, share: dict[str, Any], start_ns: int) -> None:
         in_time=in_time,
         ran_s=ran_s,
         wrong=driver.wrong,
-        siblings=driver.siblings,
+        versions=driver.version_counts,
         unsent=driver.unsent,
         lost_connections=driver.lost_connections,
         errors=driver.errors,

@@ -1,5 +1,6 @@
 """Servers that speak just enough of other stores' protocols for the load generator, behind real sockets."""
 
+import random
 import socketserver
 import struct
 import threading
@@ -11,11 +12,24 @@ END_STREAM, ACK = 1, 1
 DATA, HEADERS, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 4, 6, 8
 
 
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    """Return the bytes, once in ten times with one bit changed."""
+    if not data or rng.random() > 0.1:
+        return data
+    at = rng.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
+
+
 class Handler(socketserver.StreamRequestHandler):
     """One connection; all of one server share *data*."""
 
     disable_nagle_algorithm = True
     data: ClassVar[dict[bytes, bytes]]
+
+    damage: ClassVar[random.Random | None] = None  # flips a bit of some answers
+
+    def say(self, data: bytes) -> None:
+        self.wfile.write(data if self.damage is None else flipped(data, self.damage))
 
     def handle(self) -> None:
         try:
@@ -44,12 +58,12 @@ class Redis(Handler):
             words.append(self.rfile.read(size + 2)[:-2])
         if words[0] == b"SET":
             self.data[words[1]] = words[2]
-            self.wfile.write(b"+OK\r\n")
+            self.say(b"+OK\r\n")
         elif words[0] == b"WAIT":
-            self.wfile.write(b":%d\r\n" % self.replicas)
+            self.say(b":%d\r\n" % self.replicas)
         else:
             value = self.data.get(words[1])
-            self.wfile.write(b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value))
+            self.say(b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value))
         return True
 
 
@@ -61,7 +75,7 @@ class Nats(Handler):
         if not words:
             return False
         if words[0] == b"CONNECT":
-            self.wfile.write(b'INFO {"headers":true}\r\nPING\r\n')
+            self.say(b'INFO {"headers":true}\r\nPING\r\n')
         elif words[0] == b"SUB":
             self.inbox = words[1].removesuffix(b"*")
         elif words[0] == b"PUB":
@@ -75,12 +89,12 @@ class Nats(Handler):
         if subject.startswith(b"$KV.b."):
             self.data[subject] = payload
             ack = b'{"stream":"KV_b", "seq":7}'
-            self.wfile.write(b"MSG %s 1 %d\r\n%s\r\n" % (reply, len(ack), ack))
+            self.say(b"MSG %s 1 %d\r\n%s\r\n" % (reply, len(ack), ack))
             return
         value = self.data.get(subject.removeprefix(b"$JS.API.DIRECT.GET.KV_b."))
         head = b"NATS/1.0 404 Message Not Found\r\n\r\n" if value is None else b"NATS/1.0\r\nNats-Sequence: 7\r\n\r\n"
         sizes = len(head), len(head) + len(value or b"")
-        self.wfile.write(b"HMSG %s 1 %d %d\r\n%s%s\r\n" % (reply, *sizes, head, value or b""))
+        self.say(b"HMSG %s 1 %d %d\r\n%s%s\r\n" % (reply, *sizes, head, value or b""))
 
 
 class Etcd(Handler):
@@ -92,7 +106,7 @@ class Etcd(Handler):
         self.greeted = False
 
     def frame(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
-        self.wfile.write(struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload)
+        self.say(struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload)
 
     def step(self) -> bool:
         if not self.greeted:
@@ -119,6 +133,8 @@ class Etcd(Handler):
         header = b"\x0a\x02\x18\x05"
         if method == b"Put":
             self.data[fields[1]] = fields[2]
+            answer = header
+        elif fields[1] not in self.data:
             answer = header
         else:
             pair = b"".join(_field(number, part) for number, part in ((1, fields[1]), (5, self.data[fields[1]])))

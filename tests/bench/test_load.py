@@ -1,6 +1,7 @@
 """The load generator: what it sends, what it notices, and from when it counts."""
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bench.load import YCSB, LoadError, Target, Tick, Workload, etcd, fill, native, nats, owners, resp, run
+from bench.load import YCSB, LoadError, Tick, Workload, etcd, fill, native, nats, owners, resp, run
 from dynafast.errors import ConfigError
 from dynafast.protocol import Op
-from tests.bench.fakes import Etcd, Nats, Redis, serving
-from tests.client.fake import Fail, Twist, always
+from tests.bench.fakes import Etcd, Nats, Redis, flipped, serving
+from tests.client.fake import Conversation, Fail, Twist, always
 from tests.client.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +223,42 @@ def test_other_protocols_write_read_and_check(kind: Any, target: Any) -> None:
         assert result.done == len(result.all) > 20
 
 
+DAMAGED = {**SHORT, "seconds": 0.5, "timeout": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (Redis, lambda at: resp([at])),
+        (Redis, lambda at: resp([at], wait=1)),
+        (Nats, lambda at: nats([at], bucket="b")),
+        (Etcd, lambda at: etcd([at])),
+    ],
+    ids=["resp", "resp-wait", "nats", "etcd"],
+)
+@pytest.mark.parametrize("seed", range(2))
+def test_damaged_answers_are_failures_and_no_end(kind: Any, target: Any, seed: int) -> None:
+    """Whatever a server sends, the generator goes on: a new connection, the next request."""
+    with serving(kind, damage=random.Random(seed)) as address:
+        result = run(target(address), replace(FEW, reads=50, updates=50), **DAMAGED)
+        assert result.failed > 0
+        assert result.done + result.failed == len(result.all)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damaged_answers_of_a_node_are_failures_and_no_end(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    whole = Conversation.feed
+    with Server(1) as server:
+        target = native(server.addresses)
+        fill(target, FEW)
+        monkeypatch.setattr(Conversation, "feed", lambda self, data: flipped(whole(self, data), rng))
+        result = run(target, FEW, **DAMAGED)
+        assert result.failed > 0
+        assert result.done > 0
+        assert result.done + result.failed == len(result.all)
+
+
 def test_write_that_too_few_replicas_have_is_a_failure() -> None:
     with serving(Redis, replicas=0) as address:
         result = run(resp([address], wait=1), replace(FEW, reads=0, updates=100), **SHORT)
@@ -258,8 +295,23 @@ def test_command_on_a_cluster_of_its_own_prints_and_writes(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.glob("*.svg")} == {"load-curve.svg", "load-percentiles.svg"}
 
 
-def test_target_of_a_host_name_is_refused() -> None:
-    """The driver connects to numbers: looking names up is no part of what is measured."""
-    target = Target(protocol="native", nodes=(("localhost", 1),))
-    with pytest.raises(LoadError):
-        run(target, FEW, **SHORT)
+def test_names_are_looked_up_before_the_load() -> None:
+    assert native(["[::1]:7", "127.0.0.1:8"]).nodes == (("::1", 7), ("127.0.0.1", 8))
+    assert native(["localhost:9"]).nodes[0] in (("127.0.0.1", 9), ("::1", 9))
+    with pytest.raises(ConfigError, match=r"no-such-host\.invalid:1"):
+        native(["no-such-host.invalid:1"])
+
+
+def test_versions_that_gets_find_are_counted() -> None:
+    """Writes that do not overwrite add versions; the write of a change replaces all that its read found."""
+    with Server(1) as server:
+        target = native(server.addresses, overwrite=False)
+        fill(target, replace(FEW, records=1))
+        updates = run(target, replace(FEW, records=1, reads=0, updates=100), **SHORT).must_be_right()
+        [versions] = server.store.versions.values()
+        assert len(versions) > updates.done
+        found = run(target, replace(FEW, records=1, reads=100, updates=0), **{**SHORT, "connections": 1})
+        assert found.versions == {16: found.done}
+        found = run(target, replace(FEW, records=1, reads=0, updates=0, changes=100), **{**SHORT, "connections": 1})
+        assert set(found.must_be_right().versions) == {1}
+        assert [len(versions) for versions in server.store.versions.values()] == [1]

@@ -95,6 +95,6 @@ def test_the_document_has_a_section_for_every_result_that_make_bench_writes() ->
     makefile = (report.ROOT / "Makefile").read_text()
     document = report.DOCUMENT.read_text(encoding="utf-8")
     names = {match["name"] for match in report.SECTION.finditer(document)}
-    assert names == {"peers", "load-one", "load-curve", "ycsb", "scale", "sla", "footprint", "micro"}
+    assert names == {"peers", "load-one", "load-three", "ycsb", "scale", "sla", "footprint", "micro"}
     for name in names:
         assert f"$(RESULTS)/{name}" in makefile
