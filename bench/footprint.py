@@ -75,7 +75,7 @@ def measure_start(megabytes: int) -> dict[str, float]:
     """Return how long a node with so much data takes until it is ready; medians of some starts."""
     workload = Workload(records=megabytes * 1_000_000 // RECORD_BYTES, size_min=RECORD_BYTES, size_max=RECORD_BYTES)
     with Cluster(1, replicas=1, partitions=1024, durability="interval") as cluster:
-        with progress(f"writing {megabytes:,} MB", megabytes / 15) as on_tick:
+        with progress(f"writing {megabytes:,} MB", requests=workload.records) as on_tick:
             fill(native(cluster.addresses), workload, on_tick=on_tick)
         node = cluster.nodes[0]
         clean = [_restart(node, kill=False) for _ in range(STARTS)]

@@ -18,8 +18,8 @@ OnTick = Callable[[Tick], None]
 
 
 @contextmanager
-def progress(what: str, seconds: float) -> Iterator[OnTick]:
-    """Show on a terminal how a load goes; elsewhere show nothing."""
+def progress(what: str, seconds: float = 0.0, *, requests: int = 0) -> Iterator[OnTick]:
+    """Show on a terminal how a load goes that lasts so long or has so many requests; elsewhere show nothing."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -36,10 +36,14 @@ def progress(what: str, seconds: float) -> Iterator[OnTick]:
         rate = (tick.done - before[1]) / max(tick.at_s - before[0], 1e-9)
         before[:] = tick.at_s, tick.done
         failed = f", {tick.failed:,} failed" if tick.failed else ""
-        bar.update(task, completed=tick.at_s, now=f"{rate:,.0f}/s, p99 {tick.latency.ms(99):.2f} ms{failed}")
+        bar.update(
+            task,
+            completed=tick.done if requests else tick.at_s,
+            now=f"{rate:,.0f}/s, p99 {tick.latency.ms(99):.2f} ms{failed}",
+        )
 
     with bar:
-        task = bar.add_task(what, total=seconds, now="")
+        task = bar.add_task(what, total=requests or seconds, now="")
         yield on_tick
 
 

@@ -65,7 +65,7 @@ def run_point(point: Point, options: argparse.Namespace) -> Result:
     replicas = min(3, point.nodes)
     with Cluster(point.nodes, replicas=replicas, partitions=point.partitions, durability=options.durability) as cluster:
         target = native(cluster.addresses)
-        with progress(f"writing {records:,} records", 10.0) as on_tick:
+        with progress(f"writing {records:,} records", requests=records) as on_tick:
             fill(target, workload, on_tick=on_tick)
         with progress(f"{point.label}", seconds) as on_tick:
             return load.run(

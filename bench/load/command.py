@@ -19,7 +19,6 @@ from dynafast.testing import Cluster
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.65, 0.8, 0.9, 0.95)  # of the saturation rate, for a curve
 QUICK_FRACTIONS = (0.25, 0.5, 0.8)
-FILL_S = 10.0  # a guess, for the bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,7 +131,7 @@ def _run(arguments: list[str]) -> int:
     found: list[tuple[str, Result]] = []
     with serving(options, workload) as served:
         if not options.no_fill:
-            with progress(f"writing {workload.records:,} records", FILL_S) as on_tick:
+            with progress(f"writing {workload.records:,} records", requests=workload.records) as on_tick:
                 fill(served.target, workload, processes=options.processes, on_tick=on_tick)
         if options.curve:
             found = list(_curve(options, served, workload))

@@ -1,13 +1,15 @@
 """The comparison with others: its aims name what is measured, ratios are taken within turns, and tables say so."""
 
+import json
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from bench.load import LoadError
 from bench.peers import redis_benchmark
-from bench.peers.command import BUSY, FIELDS, tables
+from bench.peers.command import BUSY, FIELDS, run, tables
 from bench.peers.servers import free_ports
 from bench.peers.systems import MEASURES, SYSTEMS
 from bench.peers.targets import AIMS, Aim, Side
@@ -59,6 +61,21 @@ def test_tables_show_medians_losses_and_clients_that_may_limit() -> None:
     assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == cells
     assert any("| etcd, 3 nodes | nothing" in line for line in lines)
     assert sum("not measured" in line for line in lines) == len(AIMS)
+
+
+def test_one_system_is_measured_with_both_clients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A turn of this project alone: redis-benchmark (Debian's redis-tools) on its front, our own client beside it."""
+    file = tmp_path / "peers.json"
+    assert run(["--quick", "--only", "N=1, interval", "--json", str(file)]) == 0
+    [(name, measures)] = json.loads(file.read_text())["systems"].items()
+    assert set(measures) == set(SYSTEMS[name].measures)
+    for measure, [sample] in measures.items():
+        assert sample["rate"] > 0, measure
+        assert sample["server_us"] > 0, measure
+        assert 0 < sample["client_cores"] < 2, measure
+    shown = capsys.readouterr().out
+    assert "| one node: native put, SET " in shown
+    assert "| dynafast, N=1, interval | the last second in a power cut" in shown
 
 
 def test_program_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
