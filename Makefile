@@ -82,6 +82,9 @@ bench: build
 	    $(BENCH) load $(QUICK) --workload $$name --route owner --json $(RESULTS)/ycsb-$$name.json; \
 	done
 	$(BENCH) scale $(QUICK) --json $(RESULTS)/scale.json
+	for name in figure4 figure5 figure6 figure8 table2 versions background; do \
+	    $(BENCH) paper $(QUICK) --only $$name --json $(RESULTS)/paper-$$name.json; \
+	done
 	$(BENCH) sla $(QUICK) --json $(RESULTS)/sla.json
 	$(BENCH) footprint $(QUICK) --json $(RESULTS)/footprint.json
 	$(BENCH) micro > $(RESULTS)/micro.txt

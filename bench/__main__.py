@@ -9,6 +9,7 @@ BENCHMARKS = {
     "gossip": "bench.gossip",
     "load": "bench.load.command",
     "micro": "bench.micro.run",
+    "paper": "bench.paper.command",
     "peers": "bench.peers.command",
     "report": "bench.report",
     "scale": "bench.scale",

@@ -17,6 +17,7 @@ from typing import Any
 from bench import footprint, scale
 from bench.load import show
 from bench.machine import sentence
+from bench.paper import command as paper
 from bench.peers import command as peers
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,11 @@ def _scale(found: Sequence[tuple[str, Found]], folder: Path, name: str) -> tuple
     return scale.tables(studies), [path]
 
 
+def _paper(found: Sequence[tuple[str, Found]], folder: Path, name: str) -> tuple[str, list[Path]]:
+    experiments = {which: one for _, file in found for which, one in file["experiments"].items()}
+    return paper.tables(experiments), paper.plots(folder, name, experiments)
+
+
 def _text(render: Callable[[Found], str]) -> Callable[..., tuple[str, list[Path]]]:
     return lambda found, _folder, _name: (render(found[0][1]), [])
 
@@ -57,6 +63,7 @@ def _text(render: Callable[[Found], str]) -> Callable[..., tuple[str, list[Path]
 RENDERERS: Mapping[str, Callable[[Sequence[tuple[str, Found]], Path, str], tuple[str, list[Path]]]] = {
     "load": _load,
     "scale": _scale,
+    "paper": _paper,
     "peers": _text(lambda found: peers.tables(found)),
     "sla": _text(lambda found: str(found["text"])),
     "footprint": _text(lambda found: footprint.tables(found["found"])),

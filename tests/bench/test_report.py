@@ -91,10 +91,23 @@ def test_scale_has_its_tables_and_its_plot(tmp_path: Path) -> None:
     assert (tmp_path / "one.svg").exists()
 
 
+def test_experiments_of_the_paper_in_several_files_make_one_section_in_its_order(tmp_path: Path) -> None:
+    strategies = {name: [{"amount": 64, "bytes": 384, "efficiency": 0.9}] for name in "123"}
+    imbalance = {name: [{"requests": count, "share": 0.1} for count in (100, 800)] for name in "13"}
+    write(tmp_path / "one-a.json", "paper", experiments={"figure8": {"strategies": strategies}})
+    write(tmp_path / "one-b.json", "paper", experiments={"figure6": {"strategies": imbalance}})
+    text, _ = filled(tmp_path)
+    assert [line for line in text.splitlines() if line.startswith("### ")] == [
+        "### Figure 6: nodes out of balance",
+        "### Figure 8: three ways to partition",
+    ]
+    assert "![one-figure8](one-figure8.svg)" in text
+
+
 def test_the_document_has_a_section_for_every_result_that_make_bench_writes() -> None:
     makefile = (report.ROOT / "Makefile").read_text()
     document = report.DOCUMENT.read_text(encoding="utf-8")
     names = {match["name"] for match in report.SECTION.finditer(document)}
-    assert names == {"peers", "load-one", "load-three", "ycsb", "scale", "sla", "footprint", "micro"}
+    assert names == {"peers", "load-one", "load-three", "ycsb", "scale", "paper", "sla", "footprint", "micro"}
     for name in names:
         assert f"$(RESULTS)/{name}" in makefile
