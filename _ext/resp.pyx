@@ -232,7 +232,7 @@ cdef class RespConnection(Connection):
             return 0
         if self.rest.size == 0 and not self.full:
             used = self._run(data, size)
-            return put_raw(self.rest, data + used, size - used)
+            return put_raw(self.rest, data + used, size - used) if used < size else 0
         put_raw(self.rest, data, size)
         if self.full or self.rest.size < self.reader.needed:
             return 0
