@@ -1,8 +1,9 @@
 """``python -m bench scale``: how rate, latency and cost change with nodes, clients, values, data and partitions.
 
-Each study changes one thing and keeps all else: 3 nodes with N=3, 50 connections, 100-byte values, 20,000 records, 256
-partitions, half reads. All nodes share the cores of one machine, so more nodes mean more work on the same cores: what
-grows is the cost of a request, not the rate.
+Each study changes one thing and keeps all else: 3 nodes with N=3, 50 clients, 100-byte values, 20,000 records, 256
+partitions, half reads. Each request goes to a node that serves its key, as with the project's own clients. All nodes
+share the cores of one machine, so more nodes mean more work on the same cores: what grows is the cost of a request, not
+the rate.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import load
-from bench.load import Result, Workload, fill, native
+from bench.load import Result, Workload, fill, native, owners
 from bench.output import progress, save, table
 from dynafast.config import DURABILITIES
 from dynafast.errors import DynafastError
@@ -64,7 +65,7 @@ def run_point(point: Point, options: argparse.Namespace) -> Result:
     seconds = options.seconds or (0.5 if options.quick else 5.0)
     replicas = min(3, point.nodes)
     with Cluster(point.nodes, replicas=replicas, partitions=point.partitions, durability=options.durability) as cluster:
-        target = native(cluster.addresses)
+        target = native(cluster.addresses, owners=owners(cluster.addresses, workload))
         with progress(f"writing {records:,} records", requests=records) as on_tick:
             fill(target, workload, on_tick=on_tick)
         with progress(f"{point.label}", seconds) as on_tick:

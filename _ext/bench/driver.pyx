@@ -1,6 +1,6 @@
 """The load generator's loop: many connections of one process, each request timed, every answer held against its key.
 
-Closed: every connection keeps `depth` requests under way, timed from when they are sent. Open: requests are due at
+Closed: so many requests are always under way, each timed from when it is sent. Open: requests are due at
 given times, whether answers come or not, and are timed from when they were due; one for which no connection is free
 waits, and its waiting counts. What goes wrong is counted and never repeated: a failed request is a failed request.
 
@@ -75,7 +75,7 @@ cdef class Driver(Links):
         nodes: (numeric host, port) of each.
         greeting, get_tail, put_tail, need: what the protocol puts into its bytes; `bench.load.protocols` makes them.
         connections: of this process, spread evenly over the nodes.
-        depth: requests under way on each at most (with *owners*: on all of them together, times *connections*).
+        slots: requests under way at most; without *owners* each connection has as many, so a multiple of *connections*.
         number: of the first connection; unlike those of other processes.
         keys: what to ask for.
         mix: how many of 10,000 are reads, updates, inserts and changes.
@@ -109,7 +109,7 @@ cdef class Driver(Links):
     cdef uint64_t versions[VERSIONS_MAX + 1]  # gets that found so many values
 
     def __cinit__(
-        self, str protocol, nodes, *, int connections, int depth, Keys keys, mix, bytes owners, int64_t timeout_ns,
+        self, str protocol, nodes, *, int connections, int slots, Keys keys, mix, bytes owners, int64_t timeout_ns,
         **rest,
     ):
         self.timer = -1
@@ -122,7 +122,9 @@ cdef class Driver(Links):
             self.owner_count = <uint64_t>len(owners) // 2
             if connections % len(nodes) or self.owner_count < keys.records:
                 raise ValueError("every record must have an owner, and every node as many connections")
-        self.slot_count = connections * depth
+        if slots < 1 or (not owners and slots % connections):
+            raise ValueError("every connection must have as many slots")
+        self.slot_count = slots
         self.due_ns, self.remaining = NEVER, -1
         self.allocate()
         self.set_timer()

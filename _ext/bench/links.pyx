@@ -42,13 +42,12 @@ cdef class Links:
     """Connections, spread evenly over the nodes.
 
     Args:
-        protocol, nodes, connections, number, greeting, get_tail, put_tail, need, depth: see
-            `bench._ext.driver.Driver`.
+        protocol, nodes, connections, number, greeting, get_tail, put_tail, need: see `bench._ext.driver.Driver`.
     """
 
     def __cinit__(
         self, str protocol, nodes, *, bytes greeting, bytes get_tail, bytes put_tail, int64_t need, int connections,
-        int depth, int number, **rest,
+        int number, **rest,
     ):
         self.codec = codec_of(protocol)
         self.epoll = -1
@@ -57,8 +56,8 @@ cdef class Links:
             greeting=greeting, greeting_size=len(greeting), get_tail=get_tail, get_tail_size=len(get_tail),
             put_tail=put_tail, put_tail_size=len(put_tail), need=need,
         )
-        if not nodes or connections < 1 or depth < 1:
-            raise ValueError("a node, a connection and a depth of 1 are the least")
+        if not nodes or connections < 1:
+            raise ValueError("a node and a connection are the least")
         cdef int i
         self.addresses = <Address *>calloc(len(nodes), sizeof(Address))
         self.conns = <Conn *>calloc(connections, sizeof(Conn))

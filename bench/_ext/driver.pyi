@@ -29,7 +29,7 @@ class Driver(Links):
         put_tail: bytes,
         need: int,
         connections: int,
-        depth: int,
+        slots: int,
         number: int,
         keys: Keys,
         mix: Sequence[int],

@@ -171,7 +171,8 @@ def run(
     Args:
         target: whom it is for.
         workload: what it asks.
-        connections: of all processes together, over all nodes.
+        connections: of all processes together, over all nodes. (Some more where the target has owners, since every node
+            then has as many; what is under way is not more.)
         depth: requests under way on each, at most.
         processes: of the load generator.
         seconds: how long, after *warmup*; with *paces* their sum is meant.
@@ -223,9 +224,10 @@ class _Plan:
     def share(self, number: int) -> dict[str, Any]:
         """Return what process *number* is to do, for JSON."""
         target, processes = self.target, self.processes
-        step = len(target.nodes) if target.owners else 1  # then every node must have as many connections
-        units = -(-self.connections // step)
-        connections = step * max(1, units // processes + (number < units % processes))
+        connections = max(1, self.connections // processes + (number < self.connections % processes))
+        slots = connections * self.depth
+        if target.owners:  # then each node must have as many connections, so that there may be more than was asked for
+            connections += -connections % len(target.nodes)
         until_ns, paces = self.warmup, []
         for seconds, rate in self.paces:
             until_ns += seconds
@@ -253,7 +255,7 @@ class _Plan:
             },
             "mix": self.workload.mix,
             "connections": connections,
-            "depth": self.depth,
+            "slots": slots,
             "number": ((os.getpid() & 0x7FF) << 20) + (number << 14),
             "warmup_ns": round(self.warmup * 1e9),
             "length_ns": round(self.seconds * 1e9),

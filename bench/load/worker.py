@@ -37,7 +37,7 @@ def make(share: dict[str, Any]) -> Driver:
         need=target["need"],
         **{name: base64.b64decode(target[name]) for name in ("greeting", "get_tail", "put_tail", "owners")},
         connections=share["connections"],
-        depth=share["depth"],
+        slots=share["slots"],
         number=share["number"],
         keys=Keys(**share["keys"]),
         mix=share["mix"],

@@ -315,3 +315,23 @@ def test_versions_that_gets_find_are_counted() -> None:
         found = run(target, replace(FEW, records=1, reads=0, updates=0, changes=100), **{**SHORT, "connections": 1})
         assert set(found.must_be_right().versions) == {1}
         assert [len(versions) for versions in server.store.versions.values()] == [1]
+
+
+def test_routed_load_has_no_more_under_way_than_asked_for() -> None:
+    """One client of three nodes has a connection to each, and one request."""
+    with Server(3) as server:
+        target = native(server.addresses)
+        fill(target, FEW)
+        accepted = server.accepted
+        table = owners(server.addresses, FEW)
+        reads = replace(FEW, reads=100, updates=0)
+        for address in server.addresses:
+            server.nodes[address].rule = always(Op.GET, Twist.IGNORE)
+        result = run(
+            replace(target, owners=table),
+            reads,
+            **{**SHORT, "connections": 1, "seconds": 0.1, "warmup": 0.0},
+            timeout=1.0,
+        )
+        assert server.accepted >= accepted + 3
+        assert result.failed == 1
