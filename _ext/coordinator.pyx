@@ -1560,10 +1560,10 @@ cdef class Coordinator(Handler):
         """Canaries of the write: a context cut short, frames that go out before the store has accepted the batch."""
         cdef int i
         if "trim-early" in self.plants and put.record.entry_count > 10:
-            entries = sorted(put.record.context, key=_entry_time, reverse=True)[:10]
-            known = {actor: counter for actor, counter, _ in entries}
+            live = {version[0] for version in put.record.versions}
+            entries = sorted(put.record.context, key=_entry_time, reverse=True)
             put.record = Record(
-                entries, [dot for dot in put.record.versions if known.get(dot[0], 0) >= dot[1]]
+                [entry for i, entry in enumerate(entries) if i < 10 or entry[0] in live], put.record.versions
             )
         if "send-before-write" in self.plants:
             put.rid = self.next_rid

@@ -61,11 +61,11 @@ def sim(
     The same seed runs the same way to the last event. Exit status 1: an invariant does not hold; what is printed
     says which, shows the history of the key, and ends with the command that runs it again.
     """
-    if canaries:
-        ctx.exit(_hunt_canaries(plants or CANARIES))
     for name in plants:
         if name not in CANARIES:
             raise ConfigError(f"--plant must be one of {', '.join(CANARIES)}, got {name!r}")
+    if canaries:
+        ctx.exit(_hunt_canaries(plants or tuple(CANARIES)))
     if scenario is not None:
         ctx.exit(_tell_stories(list(SCENARIOS) if scenario == "all" else [scenario], frozenset(plants)))
     run = partial(simulate, nodes=nodes, ops=ops, faults=named_faults(faults), plants=frozenset(plants))

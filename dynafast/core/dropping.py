@@ -160,6 +160,7 @@ class Dropping(Machine):
     def _drop(self, partitions: list[int], roots: dict[int, int | None], early: dict[int, Batch]) -> None:
         node = self.node
         left = [p for p in partitions if self._is_unwanted(p) and node.replica.mode(p) != MODE_NONE]
+        left = [p for p in left if not node.machine(Taking).busy(p)]  # a seat has been given to us since
         if not early:
             left = [p for p in left if node.replica.root(p) == roots[p]]  # nothing was written here since
         while left:

@@ -180,9 +180,11 @@ class Taking(Machine):
         node = self.node
         if task is not None and task.gift is not None and task.giver is not None:
             return True  # a seat that was given is taken, whoever is a target by now
+        if self._given_back(partition) is not None:
+            return True
         if node.seats.serves(node.own.id, partition):
             return partition in node.seats.lost and self._lost_seat(partition) is not None
-        return node.own.id in node.targets(partition) or self._given_back(partition) is not None
+        return node.own.id in node.targets(partition)
 
     def _given_back(self, partition: int) -> Seat | None:
         """Return the seat that this node gave to one that has gone before it took it."""

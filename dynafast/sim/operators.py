@@ -1,6 +1,7 @@
 """What administrators do, in the middle of everything: by requests to any node, as our command line does."""
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ANSWER_NS = 10 * SECOND
 AGAIN_NS = SECOND
 TIDY_NS = 5 * SECOND
+HUNG_NS = 4 * SECOND  # less than the most patient clients wait
 MORE_NODES = 3  # than at the start
 FINAL = frozenset({"too-few-hosts", "would-lose", "unknown-node", "leaving"})  # refusals that stay
 _HELLO = frame([int(Op.HELLO), 0, {"version": 1, "role": "client"}])
@@ -109,6 +111,28 @@ def weight(sim: "Simulation", rng: Random) -> str | None:
     value = rng.randint(1, 3)
     Errand(sim, at, Op.WEIGHT, [host.name, value], lambda _answer: sim.end_change(host))
     return f"{host.name} {value} at {at.name}"
+
+
+@fault("operators")
+def reweigh(sim: "Simulation", rng: Random) -> str | None:
+    """Give all nodes new weights at once; what one of the two that get the least sends the other hangs meanwhile."""
+    running = [host for host in sim.hosts if host.process is not None and not host.process.paused]
+    if len(running) < MORE_NODES or len(sim.changing) >= sim.options.most_changes:
+        return None
+    one, two = rng.sample(running, 2)
+    for end in list(sim.network.ends.values()):
+        if (end.owner.place, end.far.owner.place) == (one.name, two.name) and not end.clogged:
+            sim.network.clog(end)
+            sim.heal_later(HUNG_NS, partial(sim.network.unclog, end))
+    for host in running:
+        if sim.begin_change(host):
+            value = 1 if host in (one, two) else rng.randint(3, 5)
+            Errand(sim, rng.choice(running), Op.WEIGHT, [host.name, value], partial(_reweighed, sim, host))
+    return f"least {one.name} {two.name}"
+
+
+def _reweighed(sim: "Simulation", host: "Host", _answer: list[Any] | None) -> None:
+    sim.end_change(host)
 
 
 @fault("operators")

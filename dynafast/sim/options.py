@@ -22,13 +22,58 @@ from dynafast.sim.registry import FAULTS, GROUPS
 from dynafast.sim.world import World
 
 TOURS = ({"clog": 5}, {"clog": 2, "mute": 5})  # the faults of tours
-SELDOM = frozenset({"mute", "bad_flush"})
-# Faults alone by themselves, with what else the options and the habits of clients are then.
+SELDOM = frozenset({"mute", "bad_flush", "reweigh"})
+# A few faults alone, with what else the options and the habits of clients are then.
 RARE: tuple[tuple[dict[str, int], dict[str, Any], dict[str, Any]], ...] = (
+    (  # detours: a fallback reaches the node that a coordinator does not reach
+        {"one_way": 5, "slow_flush": 2},
+        {
+            "replicas": 3,
+            "r": 1,
+            "w": 3,
+            "group": True,
+            "clients": 16,
+            "keys": 3,
+            "blind": True,
+            "fault_ms": 300,
+            "most_faults": 4,
+        },
+        {"think_ms": 10},
+    ),
+    (  # single copies: what a hint has, nobody else has
+        {"power": 5, "clog": 5, "slow_flush": 5},
+        {
+            "replicas": 1,
+            "r": 1,
+            "w": 1,
+            "group": True,
+            "clients": 10,
+            "keys": 40,
+            "fault_ms": 200,
+            "most_faults": 6,
+            "most_down": 2,
+        },
+        {"think_ms": 30},
+    ),
     ({"full": 5}, {"blind": True, "keys": 12, "fault_ms": 100}, {"think_ms": 10}),
     ({"backup": 5, "stop": 5}, {"blind": True, "keys": 40, "cold_copies": True, "fault_ms": 300}, {"think_ms": 60}),
+    (  # seats on the move, under reads that wait
+        {"reweigh": 5},
+        {
+            "partitions": 8,
+            "replicas": 2,
+            "r": 2,
+            "w": 1,
+            "clients": 10,
+            "keys": 12,
+            "fault_ms": 500,
+            "most_faults": 12,
+            "most_changes": 8,
+        },
+        {"think_ms": 60, "timeout_ms": 5000, "particular": 0.8},
+    ),
 )
-RARELY = 18  # runs of the usual kind to each of these
+RARELY = 15  # runs of the usual kinds to one of each of these
 SOURCES = (_faults, _operators)  # importing them registers what they have
 
 
@@ -95,8 +140,8 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
     rng, swarm = world.random("options"), world.random("swarm")
     build_count = swarm.choice([BUILD_COUNT] * 5 + [2])
     tour = swarm.choice([0] * 5 + [3])
-    rare = world.random("rare").choice([None] * RARELY + list(RARE))
-    seldom = {"mute": swarm, "bad_flush": world.random("bad_flush")}
+    rare = world.random("rare").choice([None] * RARELY + list(RARE)) if faults is None and nodes > 2 else None
+    seldom = {"mute": swarm, **{name: world.random(name) for name in SELDOM - {"mute"}}}
     cache_bytes = world.random("cache").choice([0, 40_000, 400_000, DEFAULT_CACHE_BYTES])
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
     majority = replicas // 2 + 1

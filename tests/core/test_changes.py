@@ -348,6 +348,21 @@ def test_a_wiped_node_replaces_its_old_self(count: int) -> None:
     check_nothing_left_over(cluster)
 
 
+def test_a_seat_given_to_a_node_that_is_replaced_before_it_takes_it_comes_back() -> None:
+    """Also where its giver serves another seat of the partition: else the heir waits for that seat for ever."""
+    cluster, load = filled(2)
+    first, second = cluster.members
+    joiner = cluster.add("n2")
+    cluster.run_until(lambda: bool(first.node.given or second.node.given))
+    kill(cluster, joiner)
+    assert first.node.given or second.node.given
+    assert knock(first, name="n2", replace="n2")[0] == Op.OK
+    heir = cluster.add("n2", id=b"newnode1")
+    load.run(lambda: at_rest(cluster), members=[first, second, heir])
+    check_one_owner(cluster)
+    check_nothing_lost(cluster, load, copies=2)
+
+
 def test_a_node_that_dies_soon_after_its_join_can_be_replaced_at_once() -> None:
     """Its name is kept for it for a while after it was admitted; but it has been heard of since."""
     cluster, _ = filled(3)

@@ -7,6 +7,8 @@ import pytest
 from dynafast._ext.clock import Record
 from dynafast._ext.replica import MODE_GIVEN, MODE_NONE
 from dynafast.core.dropping import Dropping
+from dynafast.core.seats import Seat
+from dynafast.core.taking import Taking
 from dynafast.protocol import Op
 from tests.core.harness import Cluster, Member, Pipe
 from tests.core.load import Load, at_rest
@@ -90,6 +92,30 @@ def test_what_was_written_since_the_seats_agreed_keeps_the_partition(monkeypatch
     monkeypatch.setattr(dropping, "_drop", late)
     cluster.run_until(lambda: bool(written) and holder.node.replica.mode(partition) == MODE_NONE)
     assert sum(member.node.replica.read(okey(key)) is not None for member in cluster.members) == 3
+
+
+def test_a_partition_whose_seat_is_given_to_us_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compared before the seat is taken must not be deleted in between; a reminder comes at any time."""
+    cluster = Cluster(3)
+    Load(cluster).fill(100)
+    holder, partition = moved(cluster)
+    giver = next(member for member in cluster.members if member.node.coordinator.view.own[partition])
+    dropping, taking = holder.node.machine(Dropping), holder.node.machine(Taking)
+    drop: Any = dropping._drop
+    given: list[Seat] = []
+
+    def late(partitions: list[int], *others: object) -> None:
+        if partition in partitions and not given:
+            seat = next(seat for seat in giver.node.own_seats() if seat.partition == partition)
+            given.append(Seat(partition, seat.seat, seat.k + 1))
+            taking.remind(giver.node.own.id, given)
+        drop(partitions, *others)
+
+    monkeypatch.setattr(dropping, "_drop", late)
+    cluster.run_until(lambda: bool(given))
+    assert holder.node.replica.mode(partition) == MODE_GIVEN
+    cluster.run_until(lambda: given[0] in holder.node.own_seats())
+    assert holder.node.replica.root(partition) == giver.node.replica.root(partition)
 
 
 def test_a_record_that_is_kept_for_another_node_outlives_the_drop() -> None:
