@@ -1559,11 +1559,11 @@ cdef class Coordinator(Handler):
     def _planted_write(self, Put put):
         """Canaries of the write: a context cut short, frames that go out before the store has accepted the batch."""
         cdef int i
-        if "trim-early" in self.plants and put.record.entry_count > 10:
+        if "trim-early" in self.plants and put.record.entry_count > 3:
             live = {version[0] for version in put.record.versions}
             entries = sorted(put.record.context, key=_entry_time, reverse=True)
             put.record = Record(
-                [entry for i, entry in enumerate(entries) if i < 10 or entry[0] in live], put.record.versions
+                [entry for i, entry in enumerate(entries) if i < 3 or entry[0] in live], put.record.versions
             )
         if "send-before-write" in self.plants:
             put.rid = self.next_rid

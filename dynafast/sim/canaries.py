@@ -41,11 +41,11 @@ class Canary:
 
 
 CANARIES = {
-    "trim-early": Canary(BACK, 45),
+    "trim-early": Canary(BACK, 2),
     "counter-from-context": Canary(SAME_DOT, 5),
-    "blind-hint-ack": Canary((*LOST, "receipts-true"), 1),
-    "confirm-before-flush": Canary((*LOST, *BACK, "receipts-true"), 1),
-    "reap-targets-only": Canary(BACK, 2),
+    "blind-hint-ack": Canary((*LOST, "receipts-true"), 4),
+    "confirm-before-flush": Canary((*LOST, *BACK, "receipts-true"), 139),
+    "reap-targets-only": Canary(BACK, 21),
     "late-frame": Canary(BACK, 70),
     "count-nodes": Canary((*LOST, *BACK, "quorum-met", "receipts-true"), 2),
     # What was kept for others as the round began is written again, delivered or not; what came since is gone.
@@ -53,19 +53,19 @@ CANARIES = {
     "half-built-tree": Canary((*LOST, "merkle-tells"), 74),
     "new-version-only": Canary((*LOST, "context-true"), 1),
     "put-context": Canary((*LOST, "context-true"), 1),
-    "clean-copy": Canary(SAME_DOT, 45),
-    "send-before-write": Canary(SAME_DOT, 30),
+    "clean-copy": Canary(SAME_DOT, 37),
+    "send-before-write": Canary(SAME_DOT, 24),
     "repeat-put": Canary(BACK, 49),
     # A node that is gone for good seems to answer, so it cannot be removed.
     "wrong-id": Canary((*LOST, "receipts-true", "comes-to-rest: lists the members"), 28),
     "same-is-now": Canary(("read-your-writes", "newest-wins"), 45),
     # A record that is kept for nobody is neither delivered nor deleted.
     "drop-hint": Canary((*LOST, "receipts-true", "comes-to-rest: does not own"), 3),
-    "skip-repair": Canary(("comes-to-rest: differ", *LOST), 17),
+    "skip-repair": Canary(("comes-to-rest: differ", *LOST), 2),
     "ack-before-w": Canary(("quorum-met", "receipts-true", *LOST), 1),
     "ack-before-flush": Canary(("receipts-true", *LOST), 1),
     "lww-merge": Canary((*LOST, "context-true"), 1),
-    "serve-after-give": Canary((*LOST, *BACK, "context-true"), 2),
+    "serve-after-give": Canary((*LOST, *BACK, "context-true"), 45),
 }
 
 

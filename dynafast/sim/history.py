@@ -12,6 +12,7 @@ from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from dynafast._ext.clock import Record, open_context
 from dynafast.sim.world import MS
@@ -135,6 +136,10 @@ class KeyHistory:
     def note(self, now_ns: int, line: Callable[[], str]) -> None:
         """Add a line to the story of this key. It is made only when somebody reads it, so from what never changes."""
         self._story.append((now_ns, line))
+
+    def __getstate__(self) -> dict[str, object]:
+        """As it is handed to another process: told."""
+        return {**self.__dict__, "_story": [(now_ns, partial(str, line())) for now_ns, line in self._story]}
 
     @property
     def lines(self) -> list[str]:

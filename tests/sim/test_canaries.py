@@ -1,5 +1,6 @@
 """A broken safeguard is noticed: the machinery, and some that are noticed soon."""
 
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,14 @@ def test_canary_is_caught(name: str) -> None:
     catch = hunt(name, lambda jobs: map(planted, jobs), width=1)
     assert catch.seed is not None, f"dynafast sim --canaries --plant {name}"
     assert catch.seed < 20
+
+
+def test_a_failed_run_is_handed_to_another_process_with_its_story() -> None:
+    violation = planted(("lww-merge", 1)).violation
+    assert violation is not None
+    assert violation.history is not None
+    there = pickle.loads(pickle.dumps(violation))
+    assert there.history.lines == violation.history.lines != []
 
 
 def test_only_what_can_come_of_the_broken_safeguard_counts() -> None:
