@@ -6,9 +6,10 @@ what it may be, and what it is. This module reads at most the one file it is tol
 it imports nothing but errors and limits.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -20,6 +21,7 @@ DEFAULT_PORT = 7411
 DURABILITIES = ("group", "interval")
 SOCKETS = ("auto", "reactor", "streams")
 PARTITIONS_MAX_COUNT = 65_536
+WORKERS_MAX_COUNT = 256
 
 _HOST = re.compile(r"[^\s\[\]:/@]{1,255}")
 _HOST_V6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?")
@@ -93,6 +95,15 @@ def _weight(setting: str, value: object) -> int:
     return _integer(setting, value, 1, WEIGHT_MAX)
 
 
+def _workers(setting: str, value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    try:
+        return _integer(setting, value, 1, WORKERS_MAX_COUNT)
+    except ConfigError:
+        raise ConfigError(f"{setting} must be auto or an integer in 1..{WORKERS_MAX_COUNT}, got {value!r}") from None
+
+
 def _label(setting: str, value: object) -> str:
     if not is_label(value):
         raise ConfigError(
@@ -141,6 +152,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "data": _folder,
     "listen": _open_address,
     "resp": _open_address,
+    "workers": _workers,
     "join": _addresses,
     "replace": _label,
     "name": _label,
@@ -238,6 +250,7 @@ class NodeConfig:
     data: Path
     listen: Address = DEFAULT_ADDRESS  # port 0: any free one
     resp: Address | None = None  # where redis clients are served too; port 0: any free one
+    workers: int | Literal["auto"] | None = None  # processes, each a node; auto: one per processor; None: one node
     join: tuple[Address, ...] = ()
     replace: str | None = None  # the dead member whose place a new node takes, under its name unless it has another
     name: str | None = None
@@ -256,6 +269,8 @@ class NodeConfig:
             raise ConfigError(
                 f"advertise must be given when listen is {str(self.listen)!r}: others cannot connect to that"
             )
+        if self.workers is not None and self.replace is not None:
+            raise ConfigError(f"replace is for one node, so it cannot be given with workers, got {self.replace!r}")
 
     def advertised(self, port: int) -> Address:
         """Return the address that other nodes and clients are told, once the node listens on *port*."""
@@ -288,6 +303,78 @@ class Settings:
         for setting, chosen in (("name", name), ("host", host), ("advertise", str(advertise))):
             shown[setting] = Setting(value=chosen, source=shown[setting].source)
         return shown
+
+    def for_worker(
+        self,
+        index: int,
+        *,
+        name: str,
+        host: str,
+        seeds: tuple[Address, ...] = (),
+        listen_port: int = 0,
+        resp_port: int = 0,
+    ) -> "Settings":
+        """Return what worker *index* of these settings is told: a folder, ports and a name of its own.
+
+        Args:
+            index: from 0.
+            name: what all are called after.
+            host: the label of all.
+            seeds: other workers that it may enter the cluster through.
+            listen_port: the one to be used where ``listen`` has port 0; 0: any free one.
+            resp_port: the same for ``resp``.
+
+        Raises:
+            ConfigError: a port would be above 65535, or the name too long.
+        """
+        node = self.node
+        changes: dict[str, Any] = {
+            "data": node.data / str(index),
+            "listen": _nth("listen", node.listen, index, listen_port),
+            "join": (*seeds, *node.join),
+            "name": f"{name}-{index}",
+            "host": host,
+        }
+        if node.resp is not None:
+            changes["resp"] = _nth("resp", node.resp, index, resp_port)
+        if node.advertise is not None:
+            changes["advertise"] = _nth("advertise", node.advertise, index, 0)
+        shown = {
+            name: Setting(value=_plain(value), source=self.sources[name].source) for name, value in changes.items()
+        }
+        return Settings(node=replace(node, **changes), cluster=self.cluster, sources={**self.sources, **shown})
+
+    def to_json(self) -> str:
+        """Return everything as one line, for another process."""
+        return json.dumps({name: [item.value, item.source] for name, item in self.sources.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        """Return the settings that `to_json` wrote."""
+        sources = {name: Setting(value=value, source=source) for name, (value, source) in json.loads(text).items()}
+        values = {name: _PARSERS[name](name, item.value) for name, item in sources.items() if item.value is not None}
+        return _settings(values, sources)
+
+
+def _nth(setting: str, first: Address, index: int, otherwise: int) -> Address:
+    """Return the address *index* ports after *first*; where that has port 0, the one with port *otherwise*."""
+    if first.port == 0:
+        return Address(first.host, otherwise)
+    if first.port + index > 65_535:
+        raise ConfigError(
+            f"{setting} must leave ports for all workers, and worker {index} would need {first.port + index}, "
+            f"got {str(first)!r}"
+        )
+    return Address(first.host, first.port + index)
+
+
+def _settings(values: Mapping[str, Any], sources: Mapping[str, Setting]) -> Settings:
+    wishes = {field.name for field in fields(ClusterWish)}
+    return Settings(
+        node=NodeConfig(**{name: value for name, value in values.items() if name not in wishes}),
+        cluster=ClusterWish(**{name: value for name, value in values.items() if name in wishes}),
+        sources=sources,
+    )
 
 
 def _plain(value: object) -> Plain:
@@ -356,9 +443,4 @@ def load(flags: Mapping[str, object], *, environ: Mapping[str, str], file: Path 
         sources[name] = Setting(value=_plain(values[name]), source=source)
     if "data" not in values:
         raise ConfigError("data must be given: --data DIR, DYNAFAST_DATA, or data in the config file")
-    wishes = {field.name for field in fields(ClusterWish)}
-    return Settings(
-        node=NodeConfig(**{name: value for name, value in values.items() if name not in wishes}),
-        cluster=ClusterWish(**{name: value for name, value in values.items() if name in wishes}),
-        sources=sources,
-    )
+    return _settings(values, sources)

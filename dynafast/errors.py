@@ -23,6 +23,10 @@ class PeerProtocolError(DynafastError):
     """Bytes that no correct program sends: the connection cannot be kept."""
 
 
+class WorkerFailedError(DynafastError):
+    """A worker of ``serve --workers`` ended again and again, or did not stop when it was told to."""
+
+
 class StoreError(DynafastError):
     """The store could not do what it was asked; nothing of the refused batch was kept."""
 

@@ -23,6 +23,7 @@ from dynafast.errors import (
     NotReachedError,
     RequestError,
     RequestTimeoutError,
+    WorkerFailedError,
     WriteUncertainError,
 )
 
@@ -49,6 +50,7 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 # Command -> the module of dynafast.cli that defines it under its own name.
 _COMMANDS = {
     "serve": "serve",
+    "worker": "worker",  # hidden: what `serve --workers` starts
     "put": "data",
     "get": "data",
     "delete": "data",
@@ -69,7 +71,7 @@ class _LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
         """Return the names, in the order in which a newcomer needs them."""
-        return list(_COMMANDS)
+        return [name for name in _COMMANDS if name != "worker"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Return the command of that name, or None."""
@@ -100,6 +102,8 @@ def exit_status(error: DynafastError) -> Exit:
             return Exit.UNKNOWN
         case NotReachedError() | RequestTimeoutError():
             return Exit.NOT_REACHED
+        case WorkerFailedError():
+            return Exit.BUG
     return Exit.REFUSED
 
 

@@ -12,6 +12,11 @@ from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, SOCKETS, ClusterConfi
 @click.option("--data", metavar="DIR", help="The node's folder; made when it is not there. Required.")
 @click.option("--listen", metavar="HOST:PORT", help=f"Where to listen; port 0: any. Default {DEFAULT_ADDRESS}.")
 @click.option("--resp", metavar="HOST:PORT", help="Serve redis clients there too; port 0: any. Default: nowhere.")
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Run N nodes, in DIR/0, DIR/1, ... and on ports one after the other; auto: one per processor.",
+)
 @click.option("--join", metavar="HOST:PORT", multiple=True, help="A node of the cluster to enter; repeatable.")
 @click.option("--replace", metavar="NAME", help="With --join: take the name and place of that node, which is dead.")
 @click.option("--name", metavar="NAME", help="Default: the machine's name and the port.")
@@ -32,14 +37,20 @@ from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, SOCKETS, ClusterConfi
 @click.option("--r", metavar="R", help="Of a new cluster: replicas a get needs. Default: majority.")
 @click.option("--w", metavar="W", help="Of a new cluster: replicas a put needs. Default: majority.")
 @click.option("--config", metavar="FILE.toml", type=click.Path(path_type=Path), help="Settings from a file.")
-@click.pass_context
-def serve(ctx: click.Context, /, config: Path | None, **flags: str | tuple[str, ...] | None) -> None:
-    """Run a node until SIGTERM or Ctrl-C.
+def serve(*, config: Path | None, **flags: str | tuple[str, ...] | None) -> None:
+    """Run a node, or with --workers several, until SIGTERM or Ctrl-C.
 
     On a new folder it creates a cluster, or with --join enters one. The folder remembers, so a restart needs
     neither. A setting comes from the first of: flag, DYNAFAST_NAME in the environment, --config, default.
     """
     settings = load(flags, environ=os.environ, file=config)
-    from dynafast.net.server import run  # here: --help and a bad setting do not wait for trio and RocksDB
+    if settings.node.workers is not None:
+        from dynafast.net.workers import supervise  # here: --help and a bad setting do not wait for trio
 
-    ctx.exit(run(settings))
+        supervise(settings)
+        return
+    from dynafast.net.roster import refuse_workers_folder
+    from dynafast.net.server import run  # here: nor for RocksDB
+
+    refuse_workers_folder(settings.node.data)
+    run(settings)

@@ -5,12 +5,10 @@ data, members or requests.
 """
 
 import contextlib
-import logging
 import random
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -22,6 +20,7 @@ from dynafast.core import identity
 from dynafast.core.node import Node
 from dynafast.errors import ConfigError, DynafastError, RefusedError
 from dynafast.net.entry import Start, begin
+from dynafast.net.logs import configure_logging
 from dynafast.net.sockets import Sockets, make_sockets
 from dynafast.storage.rocks import RocksStore
 
@@ -44,14 +43,14 @@ _ENDS = {
 log = structlog.get_logger("dynafast")
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, or until the node has left its cluster; return the exit status.
+def run(settings: Settings) -> bool:
+    """Serve until SIGTERM or SIGINT, or until the node has left its cluster; return whether it has left.
 
     Raises:
         ConfigError, RefusedError, NotReachedError, StoreFormatError, StoreError: the node could not start, may not
         go on, or the store failed.
     """
-    _configure_logging()
+    configure_logging()
     store = RocksStore(settings.node.data)
     clean = False
     try:
@@ -65,27 +64,7 @@ def run(settings: Settings) -> int:
     if ended in _ENDS:
         code, why = _ENDS[ended]
         raise RefusedError(f"{why}: to enter the cluster it needs an empty folder", code=code)
-    return 0
-
-
-def _configure_logging() -> None:
-    """Log one line per event on stderr: for a reader on a terminal, as key=value elsewhere."""
-    renderer = (
-        structlog.dev.ConsoleRenderer()
-        if sys.stderr.isatty()
-        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    return ended is not None
 
 
 def _trace(event: str, /, **fields: object) -> None:

@@ -361,6 +361,13 @@ def test_help_is_there_for_every_command(run: Command) -> None:
         assert done.out.startswith(b"Usage: dynafast " + command.encode())
 
 
+def test_what_serve_starts_is_hidden_and_no_use_alone(run: Command) -> None:
+    assert "\n  worker" not in run("--help").out.decode()
+    done = run("worker", "n-0")
+    assert (done.status, done.out) == (2, b"")
+    assert done.err == "dynafast: serve --workers starts this command, and tells it on stdin what to do\n"
+
+
 def test_get_loads_nothing_of_the_server(node: Node) -> None:
     """A short command must not wait for an event loop, a database or a logger to load."""
     code = (

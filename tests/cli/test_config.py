@@ -12,6 +12,7 @@ from dynafast.config import (
     ClusterWish,
     NodeConfig,
     Setting,
+    Settings,
     default_name,
     load,
     parse_address,
@@ -99,6 +100,10 @@ def test_load_environment_names_the_file_and_lists_addresses_by_comma(tmp_path: 
         ("replicas", "9", "replicas must be an integer in 1..8, got 9"),
         ("r", "0", "r must be an integer in 1..8, got 0"),
         ("w", "two", "w must be an integer in 1..8, got 'two'"),
+        *(
+            ("workers", value, f"workers must be auto or an integer in 1..256, got {value!r}")
+            for value in ("0", "257", "all", "1.0")
+        ),
         ("durability", "fast", "durability must be one of group, interval, got 'fast'"),
         ("listen", "7411", "listen must be HOST:PORT, or [ADDRESS]:PORT for IPv6, got '7411'"),
         ("join", ("a:0",), "join must have a port in 1..65535, got 'a:0'"),
@@ -219,3 +224,46 @@ def test_default_name_of_any_machine_is_a_good_name(hostname: str) -> None:
     name = default_name(hostname, 65535)
     assert name.endswith("-65535")
     NodeConfig(data=Path("d"), name=name)
+
+
+def test_replace_is_for_one_node() -> None:
+    with pytest.raises(ConfigError, match="replace is for one node, so it cannot be given with workers, got 'n1'"):
+        load({"data": "d", "workers": "2", "replace": "n1"}, environ={})
+
+
+@pytest.mark.parametrize(("given", "workers"), [(None, None), ("auto", "auto"), ("8", 8)])
+def test_workers_is_a_setting_like_any_other(tmp_path: Path, given: str | None, workers: object) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('data = "d"\n' + (f"workers = {given!r}\n" if given else ""))
+    for settings in (load({"data": "d", "workers": given}, environ={}), load({}, environ={}, file=file)):
+        assert settings.node.workers == workers
+    assert load({"data": "d"}, environ={"DYNAFAST_WORKERS": given or ""}).sources["workers"].value == workers
+
+
+def test_settings_come_out_of_json_as_they_went_in() -> None:
+    flags = {"data": "d", "join": ("a:1", "[::1]:2"), "resp": "[::1]:0", "w": "3", "workers": "auto"}
+    settings = load(flags, environ={"DYNAFAST_ZONE": "z"})
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+def test_each_worker_has_a_folder_a_name_and_ports_of_its_own() -> None:
+    flags = {"data": "d", "listen": "0.0.0.0:7000", "advertise": "n:80", "resp": "n:6379", "join": ("a:1",)}
+    told = load({**flags, "workers": "4"}, environ={}).for_worker(3, name="n", host="h", seeds=(Address("b", 2),))
+    assert told.node == NodeConfig(
+        data=Path("d/3"),
+        name="n-3",
+        host="h",
+        listen=Address("0.0.0.0", 7003),
+        advertise=Address("n", 83),
+        resp=Address("n", 6382),
+        join=(Address("b", 2), Address("a", 1)),
+        workers=4,
+    )
+    assert told.sources["listen"] == Setting(value="0.0.0.0:7003", source="flag")
+    assert told.sources["host"] == Setting(value="h", source="default")
+
+
+def test_worker_with_port_0_takes_the_one_that_it_had() -> None:
+    settings = load({"data": "d", "listen": "a:0", "resp": "a:0", "advertise": "b:0"}, environ={})
+    node = settings.for_worker(1, name="n", host="n", listen_port=5, resp_port=6).node
+    assert (node.listen, node.resp, node.advertise) == (Address("a", 5), Address("a", 6), Address("b", 0))
