@@ -58,6 +58,8 @@ def run(settings: Settings) -> bool:
             listener = sockets.enter_context(_listen("listen", settings.node.listen))
             redis = settings.node.resp and sockets.enter_context(_listen("resp", settings.node.resp))
             ended = trio.run(_Server(settings, store, listener, redis).run)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # told once is enough, and the store is to be closed to the end
         clean = True
     finally:
         store.close(clean=clean)

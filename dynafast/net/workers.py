@@ -32,7 +32,8 @@ from dynafast.net.logs import configure_logging
 from dynafast.net.roster import Member, Roster
 
 LEFT, FAILED = "left", "failed"  # first words of what a worker says at its end
-COMMAND = (sys.executable, "-m", "dynafast", "worker")
+# A worker looks for modules in the current folder only if its supervisor does: that may be any folder.
+COMMAND = (sys.executable, *([] if sys.path[0] == os.getcwd() else ["-P"]), "-m", "dynafast", "worker")
 LINE_MAX = 65_536
 USAGE = 2  # exit status: a setting is wrong
 

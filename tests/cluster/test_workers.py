@@ -7,6 +7,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,6 +213,18 @@ def test_a_port_that_is_taken_ends_all_with_one_line(tmp_path: Path) -> None:
             crew.end()
         assert crew.alive() == []
         assert crew.log.splitlines()[-1].startswith(f"dynafast: worker crew-0: resp: cannot listen on 127.0.0.1:{port}")
+
+
+def test_workers_take_no_modules_from_the_current_folder(tmp_path: Path) -> None:
+    """As the command itself: only ``python -m`` looks there."""
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    command = [sys.executable, "-P", *COMMAND[1:]]
+    options = ["--data", "d", "--name", "w", "--listen", "127.0.0.1:0", "--workers", "1", "--partitions", "16"]
+    with subprocess.Popen([*command, *options], cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"created")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_three_machines_with_workers_keep_serving_when_one_of_them_dies(tmp_path: Path) -> None:

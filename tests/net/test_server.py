@@ -39,3 +39,35 @@ def test_node_that_has_ended_stops_its_process_and_says_why(tmp_path: Path, ende
     assert done.returncode == status
     assert last in line
     assert (status == 0) == ("event=" in line)
+
+
+# A node that ends, and is told to stop once more while it closes its store; and the next one on the folder.
+TOLD_TWICE = """
+import os, signal, sys
+from dynafast.cli.main import main
+from dynafast.core.node import Node
+from dynafast.storage.rocks import RocksStore
+
+tick, close = Node.tick, RocksStore.close
+
+def ending(node):
+    tick(node)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def closing(store, *, clean):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    close(store, clean=clean)
+
+Node.tick, RocksStore.close = ending, closing
+sys.exit(main(["serve", "--data", sys.argv[1], "--listen", "127.0.0.1:0", "--partitions", "8"]))
+"""
+
+
+def test_node_that_is_told_twice_to_stop_closes_its_store_all_the_same(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", TOLD_TWICE, str(tmp_path / "data")], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "event=store.opened boot=2 clean=true" in done.stderr
