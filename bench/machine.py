@@ -45,6 +45,19 @@ def cpu_s(pids: Iterable[int]) -> float:
     return total / _TICKS_PER_S
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if int(parent) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
 def resident_mb(pid: int) -> float:
     """Return the memory that a process has in use, in 10^6 bytes."""
     return int((_field(f"/proc/{pid}/status", "VmRSS") or "0 kB").split()[0]) * 1024 / 1e6

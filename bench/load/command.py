@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import load
 from bench.load import YCSB, Result, Target, Workload, fill, native, owners, resp
+from bench.load.crews import crews
 from bench.load.show import plots, tables
 from bench.load.workload import DISTRIBUTIONS
 from bench.output import progress, save
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--protocol", choices=("native", "resp"), default="native", help="resp: as redis clients speak")
     where.add_argument("--pid", type=int, action="append", default=[], help="with --at: its processor time is shown")
     where.add_argument("--nodes", type=int, default=3, help="of its own cluster; default 3")
+    where.add_argument("--workers", type=int, default=0, help="node processes of each of the --nodes, as machines")
     where.add_argument("--replicas", type=int, help="N; default 3, or all nodes when there are fewer")
     where.add_argument("--durability", choices=DURABILITIES, default="group")
     where.add_argument("--partitions", type=int, default=1024, help="Q; default 1024")
@@ -94,12 +96,20 @@ def serving(options: argparse.Namespace, workload: Workload) -> Iterator[Served]
     if options.at:
         yield Served(target(options.at), options.pid)
         return
+    replicas = options.replicas or min(options.nodes, 3)
+    front = ["--resp", "127.0.0.1:0"] if options.protocol == "resp" else []
+    if options.workers:
+        founding = ["--replicas", str(replicas), "--partitions", str(options.partitions)]
+        common = ["--durability", options.durability, *front]
+        with crews(options.nodes, workers=options.workers, founding=founding, options=common) as found:
+            yield Served(target(found.resp or found.addresses), list(found.pids))
+        return
     with Cluster(
         options.nodes,
-        replicas=options.replicas or min(options.nodes, 3),
+        replicas=replicas,
         durability=options.durability,
         partitions=options.partitions,
-        options=["--resp", "127.0.0.1:0"] if options.protocol == "resp" else [],
+        options=front,
     ) as cluster:
         addresses = [node.resp for node in cluster.nodes if node.resp] or cluster.addresses
         yield Served(target(addresses), [node.pid for node in cluster.nodes if node.pid])

@@ -82,6 +82,7 @@ AIMS = (
         at_least=False,
     ),
     Aim("three nodes, interval: put, redis with WAIT 1", Side(THREE, "put"), Side(WAIT, "put"), 0.8),
+    Aim("the same, in the end", Side(THREE, "put"), Side(WAIT, "put"), 1.0),
     Aim("three nodes: get with R=2, one node's", Side(THREE, "get"), Side(ONE, "get"), 0.5),
     Aim(
         "three nodes, half load: p99.9, p50",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.load import YCSB, LoadError, Tick, Workload, etcd, fill, native, nats, owners, resp, run
+from bench.load import YCSB, LoadError, Tick, Workload, command, etcd, fill, native, nats, owners, resp, run
 from dynafast.errors import ConfigError
 from dynafast.protocol import Op
 from tests.bench.fakes import Etcd, Nats, Redis, flipped, serving
@@ -336,3 +336,13 @@ def test_routed_load_has_no_more_under_way_than_asked_for() -> None:
         )
         assert server.accepted >= accepted + 3
         assert result.failed == 1
+
+
+def test_command_measures_the_workers_of_a_machine(tmp_path: Path) -> None:
+    """With --workers the nodes are machines of several processes; the processor time is that of all of them."""
+    file = tmp_path / "found.json"
+    arguments = ["--quick", "--nodes", "1", "--workers", "2", "--route", "owner", "--json", str(file)]
+    assert command.run(arguments) == 0
+    [load] = json.loads(file.read_text())["loads"]
+    assert load["done"] > 0
+    assert load["server_us"] > 1
