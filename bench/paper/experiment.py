@@ -71,4 +71,4 @@ def give(target: Target, workload: Workload, what: str, *, quick: bool, seconds:
 
 def summary(histogram: Histogram) -> dict[str, float]:
     """Return the numbers that the paper gives of latencies."""
-    return {"mean": histogram.mean_ms, "p99": histogram.ms(99), "p99.9": histogram.ms(99.9)}
+    return {"mean": histogram.mean_ms, "p50": histogram.ms(50), "p99": histogram.ms(99), "p99.9": histogram.ms(99.9)}

@@ -1,6 +1,7 @@
 """``python -m bench paper``: what is computed from numbers, and that experiments run and say what they found."""
 
 import json
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from bench.paper.command import EXPERIMENTS, run
 from bench.paper.experiment import Claim, Experiment
 from bench.report import ROOT
 from dynafast._ext.ring import Ring
+from dynafast.client.ring import RingMap
 from dynafast.core.admission import Admission
+from dynafast.protocol import HASH_NAME
 from dynafast.testing import Cluster
 
 POINTS = [{"bytes": 100, "efficiency": 0.5}, {"bytes": 300, "efficiency": 0.9}]
@@ -93,15 +96,26 @@ def test_ratios_are_medians_of_the_turns() -> None:
     """Not ratios of medians: what slows the machine slows both halves of a turn."""
     turns = [
         {
-            coordination.SERVER: {"read": {"mean": slow}},
+            coordination.ANY: {"read": {"mean": slow}},
             coordination.CLIENT: {"read": {"mean": slow / times}},
             "with": {"before": {"p99": slow}, "during": {"p99": slow * times}},
         }
         for slow, times in ((1.0, 2), (100.0, 4), (10.0, 8))
     ]
-    assert coordination.ratio(turns, "read", "mean") == 0.25
-    assert coordination.middle(turns, coordination.SERVER, "read", "mean") == 10
+    assert coordination.ratio(turns, coordination.ANY, "read", "mean") == 0.25
+    assert coordination.middle(turns, coordination.ANY, "read", "mean") == 10
     assert rise(turns, "with") == 4
+
+
+def test_strangers_serve_not_the_key_and_are_asked_in_turn() -> None:
+    nodes = [{"name": name, "address": f"{name}:1"} for name in "abcde"]
+    table = array("H", [0, 1, 2] * 4)
+    table.byteswap()
+    ring = RingMap(
+        {"version": 1, "partitions": 4, "replicas": 3, "table": table.tobytes(), "nodes": nodes, "hash": HASH_NAME}
+    )
+    found = array("H", coordination.strangers(ring, ring.addresses, [b"%d" % number for number in range(4)]))
+    assert list(found) == [3, 4, 3, 4]
 
 
 def test_percent_is_of_all_reads_also_when_read_back_from_a_file() -> None:
