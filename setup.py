@@ -61,9 +61,18 @@ extensions = [
     if not PREBUILT and (sys.platform == "linux" or path.stem not in LINUX_ONLY)
 ]
 
+# A module holds the shape of the classes that it cimports: after a change of any header all are made anew.
+headers = [path.as_posix() for path in Path().glob("dynafast/_ext/*.pxd")]
+newest = max((Path(header).stat().st_mtime for header in headers), default=0)
+made = [path.with_suffix(".c") for path in sources]
+STALE = any(path.exists() and path.stat().st_mtime < newest for path in made)
+for extension in extensions:
+    extension.depends = headers
+
 setup(
     ext_modules=cythonize(
         extensions,
+        force=STALE,
         include_path=["."],
         nthreads=JOBS,
         annotate=os.environ.get("DYNAFAST_ANNOTATE") == "1",

@@ -35,6 +35,7 @@ from dynafast.errors import (
 from dynafast.limits import FRAME_MAX, RECORD_MAX, VERSIONS_MAX_COUNT
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
@@ -84,6 +85,8 @@ cdef enum:
     CLOCK_AHEAD_MS = 1000           # hybrid time is saved this far ahead
     CLOCK_FOLLOW_MS = 60_000        # a clock further ahead than this is not followed
     PENDING_MAX = 32768             # requests under way at one node; more are refused at once
+    STAGED_MAX = 256                # writes that are accepted together
+    STAGED_BYTES_MAX = 256 * 1024   # of their values
     STALE_MAX = 4096                # frames that wait for a round's number
     ROUNDS_MAX = 8                  # an overwrite that is beaten writes again at most so often
     RETRY_AFTER_MS = 50
@@ -134,9 +137,41 @@ cdef class Pending:
     cdef int covered(self) except -1:
         return 0
 
+    cdef int accepted(self) except -1:
+        """The store has accepted what this has staged."""
+        return 0
+
+    cdef int undo(self) except -1:
+        """The store has refused it: what was noted of it in memory goes."""
+        if self.written is not None:
+            self.home.replica.undo(self.object_key, self.held, self.written)
+        return 0
+
+    cdef int rejected(self, object error) except -1:
+        """Answer that; after `undo` of all that was staged together."""
+        return 0
+
 
 cdef class Quorum(Pending):
     """A client's request that this node coordinates: whom it asks, who answered, with which seats."""
+
+    def __cinit__(self):
+        self.slots = self.usual
+
+    def __dealloc__(self):
+        if self.slots != self.usual:
+            PyMem_Free(self.slots)
+
+    cdef int make_room(self) except -1:
+        """Move to as many slots as there may be at all, once; the usual ones lie inside the object."""
+        cdef Slot *slots
+        if self.slots == self.usual:
+            slots = <Slot *>PyMem_Malloc(SLOTS_MAX * sizeof(Slot))
+            if slots == NULL:
+                raise MemoryError
+            memcpy(slots, self.usual, sizeof(self.usual))
+            self.slots = slots
+        return 0
 
     cdef int place(self, Peer who) noexcept:
         cdef int i
@@ -150,6 +185,8 @@ cdef class Quorum(Pending):
         cdef Slot *slot
         if self.count == SLOTS_MAX:
             return -1
+        if self.count == SLOTS_USUAL:
+            self.make_room()
         slot = &self.slots[self.count]
         memset(slot, 0, sizeof(Slot))
         slot.state = ASKED if who.reachable() else FAILED
@@ -455,7 +492,7 @@ cdef class Get(Quorum):
             if self.home.planted and "same-is-now" in self.home.plants:
                 with suppress(StoreError):
                     self.found = self.home.replica.read(self.object_key) or Record.__new__(Record)
-            elif self.asked_with is not None:
+            elif self.asked_with is not None and self.asked_with is not self.found:
                 self.found = self.found.merged(self.asked_with)
         elif not read_null(rest):
             theirs = decode_record(PyBytes_FromStringAndSize(<const char *>rest.at, rest.end - rest.at))
@@ -682,6 +719,7 @@ cdef class Put(Quorum):
                 self.compare(decode_record(PyBytes_FromStringAndSize(<const char *>rest.at, rest.end - rest.at)))
         else:
             self.take_owners(decode_item(body.at, body.end - body.at)[4])
+            slot = &self.slots[place]       # those it asks may have needed more room
         slot.state = DONE
         slot.stated = <uint8_t>seats
         slot.synced = flags & STORED_SYNCED
@@ -775,9 +813,18 @@ cdef class Put(Quorum):
             home.check_reachable(self)
             home.write(self, seen, True)
         except (StoreError, RequestError) as error:
+            return self.rejected(error)
+        self.patience_ms = left_ms if left_ms > 1 else 1
+        return 0
+
+    cdef int accepted(self) except -1:
+        return self.home.replicate(self)
+
+    cdef int rejected(self, object error) except -1:
+        self.finish()
+        if self.rounds:
             return self.refuse("uncertain", f"the overwrite was beaten and could not be repeated: {error}", {})
-        home.enlist(self, left_ms if left_ms > 1 else 1)
-        return home.replicate(self)
+        return _fail_store(self.client, self.client_id, error)
 
     cdef int give_up(self) except -1:
         """Too few replicas are left; some may have the write, and this node has."""
@@ -939,6 +986,14 @@ cdef class Relay(Pending):
 cdef class Acknowledgement(Pending):
     """A replica's answer to STORE that waits for the flush which makes it true."""
 
+    cdef int accepted(self) except -1:
+        if self.flush:
+            return self.home.await_flush(self)
+        return self.home.acknowledge(self, self.home.group)
+
+    cdef int rejected(self, object error) except -1:
+        return _fail_store(self.peer, self.peer_id, error)
+
     cdef int covered(self) except -1:
         return self.home.acknowledge(self, True)
 
@@ -1021,6 +1076,8 @@ cdef class Coordinator(Handler):
         self.pending = {}
         self.wheel = {}
         self.waiting = deque()
+        self.staged = []
+        self.staged_keys = set()
         self.stale = []
         self.dirty = []
         self.scratch = Buffer()
@@ -1040,6 +1097,7 @@ cdef class Coordinator(Handler):
     def link_down(self, Peer peer not None):
         """Requests cannot be sent to *peer* any more; answers will not come."""
         cdef Pending request
+        self.commit()                       # what stands in is asked at once, with what must be accepted before
         peer.link = None
         for request in list(self.pending.values()):
             if self.pending.get(request.rid) is request:    # else it ended meanwhile
@@ -1048,6 +1106,7 @@ cdef class Coordinator(Handler):
     def suspect(self, Peer peer not None):
         """*peer* is silent: it gets no new requests, and others stand in for those it has not answered."""
         cdef Pending request
+        self.commit()
         peer.suspected = True
         for request in list(self.pending.values()):
             if self.pending.get(request.rid) is request:
@@ -1094,6 +1153,7 @@ cdef class Coordinator(Handler):
         return self.dirtied()
 
     cdef list dirtied(self):
+        self.commit()
         cdef list dirty = self.dirty
         self.dirty = []
         return dirty
@@ -1186,6 +1246,49 @@ cdef class Coordinator(Handler):
         self.waiting.append(request)
         return 0
 
+    # ---- writes of one turn are accepted together, before anything that mentions them leaves
+
+    cdef int stage(self, Pending request) except -1:
+        """Let a request go on once the store has accepted what it has staged."""
+        request.home = self
+        self.staged.append(request)
+        if request.written is not None:
+            self.staged_keys.add(request.object_key)
+            self.staged_bytes += request.written.value_bytes()
+        return 0
+
+    cdef int bound_staged(self) except -1:
+        """Commit early when much is staged: a batch holds up everything else."""
+        if self.staged_bytes >= STAGED_BYTES_MAX or len(self.staged) >= STAGED_MAX:
+            return self.commit()
+        return 0
+
+    cpdef int commit(self) except -1:
+        """Let the store accept what is staged, and those that wait for that go on; or refuse them all."""
+        cdef list staged
+        cdef Pending request
+        while self.staged:
+            staged, self.staged = self.staged, []
+            self.staged_keys.clear()
+            self.staged_bytes = 0
+            try:
+                self.disk.commit()
+            except StoreError as error:
+                for request in reversed(staged):
+                    request.undo()
+                for request in staged:
+                    request.rejected(error)
+                continue
+            for request in staged:
+                request.accepted()
+        return 0
+
+    cdef Record load(self, bytes object_key, Local *local):
+        """Return the record to answer with: one that the store has accepted."""
+        if self.staged and object_key in self.staged_keys:
+            self.commit()
+        return self.replica.load(object_key, local)
+
     # ---- the handler: what connections call
 
     cdef int touched(self, Connection conn) except -1:
@@ -1200,6 +1303,8 @@ cdef class Coordinator(Handler):
         cdef Peer peer = conn.peer
         peer.heard_ns = self.now_ns
         if request is not None:             # else nobody waits for it any more
+            if isinstance(request, Call):   # a machine goes on, and may rely on what it reads
+                self.commit()
             try:
                 request.received(peer, op, body, rest)
             except ValueError as error:
@@ -1247,7 +1352,7 @@ cdef class Coordinator(Handler):
         get.found = Record.__new__(Record)
         get.round = self.replica.round
         try:
-            get.found = self.replica.load(get.object_key, &local)
+            get.found = self.load(get.object_key, &local)
         except StoreError:
             slot.state = FAILED             # unreadable is no answer, never "not found"
         else:
@@ -1316,8 +1421,8 @@ cdef class Coordinator(Handler):
             return 0
         except StoreError as error:
             return _fail_store(conn, id, error)
-        self.enlist(put, options.timeout_ms)
-        return self.replicate(put)
+        put.patience_ms = options.timeout_ms
+        return self.bound_staged()
 
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1:
         cdef uint64_t position = xxh3_64_intdigest(key)
@@ -1328,7 +1433,7 @@ cdef class Coordinator(Handler):
             self._refuse_early(conn, id)
             return 0
         try:
-            record = self.replica.load(_object_key(position, key), &local)
+            record = self.load(_object_key(position, key), &local)
         except StoreError as error:
             return _fail_store(conn, id, error)
         out = self.scratch
@@ -1384,6 +1489,7 @@ cdef class Coordinator(Handler):
                 conn.fail(id, "no-seat", "this node serves no seat of the key's partition, and knows nobody who does")
                 return 0
         object_key = _object_key(position, key)
+        answer = Acknowledgement.__new__(Acknowledgement)
         try:
             incoming = decode_record(record)
             self.observe(incoming.newest())
@@ -1399,18 +1505,18 @@ cdef class Coordinator(Handler):
             if held.entry_count and held.relation(incoming) & 1:
                 merged = held
                 if target and not known:
-                    self.replica.keep(object_key, held, held, &local, target)
+                    self.replica.keep(object_key, held, held, &local, target, False)
             else:
                 merged = incoming if held.entry_count == 0 else held.merged(incoming)
                 if self.planted and "lww-merge" in self.plants:
                     merged = _newest_only(merged)
-                self.replica.keep(object_key, held, merged, &local, target)
+                if self.replica.keep(object_key, held, merged, &local, target, True):
+                    answer.object_key, answer.held, answer.written = object_key, held, merged
         except ValueError as error:
             conn.fail(id, "bad-request", f"STORE without a record: {error}")
             return 0
         except StoreError as error:
             return _fail_store(conn, id, error)
-        answer = Acknowledgement.__new__(Acknowledgement)
         answer.peer = conn
         answer.peer_id = id
         answer.seats = seats
@@ -1419,9 +1525,9 @@ cdef class Coordinator(Handler):
             answer.owners = [[(<Peer>peer).id, mask] for peer, mask in self.view.seats(partition)]
         elif flags & REPORT and merged.dot_count > 1:
             answer.record = merged.encode()
-        if (self.group or flags & DURABLE) and not (self.planted and "ack-before-flush" in self.plants):
-            return self.await_flush(answer)
-        return self.acknowledge(answer, self.group)
+        answer.flush = (self.group or flags & DURABLE) and not (self.planted and "ack-before-flush" in self.plants)
+        self.stage(answer)
+        return self.bound_staged()
 
     cdef int acknowledge(self, Acknowledgement answer, bint synced) except -1:
         cdef Connection conn = answer.peer
@@ -1535,6 +1641,7 @@ cdef class Coordinator(Handler):
         if put.slots[mine].target >= 0:
             target = (<Peer>put.peers[put.slots[mine].target]).number
         put.round = self.replica.round
+        put.written = None
         if not again:
             earlier = held.find_write(put.version.id)
         if earlier != NULL:                 # a retry: nothing new, but it may still lack replicas
@@ -1542,19 +1649,21 @@ cdef class Coordinator(Handler):
             put.record = held
             if target:
                 self.replica.merge(put.object_key, held, (<Peer>put.peers[put.slots[mine].target]).id)
-            return 0
+            return self.stage(put)
         if put.options.overwrite:
             seen = seen.merged(held)
         self._check_limits(put, held, seen)
         self._choose_dot(put, held, seen, &local)
         put.record = held.with_put(&put.version, seen)
+        put.held = held
         local.actor = put.version.actor
         local.boot = self.boot
         local.counter = put.version.counter
         if self.planted:
             self._planted_write(put)
-        self.replica.keep(put.object_key, held, put.record, &local, target)
-        return 0
+        if self.replica.keep(put.object_key, held, put.record, &local, target, True):
+            put.written = put.record
+        return self.stage(put)
 
     def _planted_write(self, Put put):
         """Canaries of the write: a context cut short, frames that go out before the store has accepted the batch."""
@@ -1566,7 +1675,7 @@ cdef class Coordinator(Handler):
                 [entry for i, entry in enumerate(entries) if i < 3 or entry[0] in live], put.record.versions
             )
         if "send-before-write" in self.plants:
-            put.rid = self.next_rid
+            self.enlist(put, put.options.timeout_ms)
             for i in range(put.count):
                 put.ask(i)
 
@@ -1615,6 +1724,13 @@ cdef class Coordinator(Handler):
         cdef Vote vote
         cdef Record sent = put.record
         cdef int i, flags = (REPORT if put.options.overwrite else 0) | (DURABLE if put.options.durable else 0)
+        cdef bint flush = (self.group or put.options.durable) and not (
+            self.planted and "ack-before-flush" in self.plants
+        )
+        if put.count == 1 and not flush:    # nobody to wait for
+            return put.vote(self.group)
+        if self.pending.get(put.rid) is not put:
+            self.enlist(put, put.patience_ms)
         if self.planted and "new-version-only" in self.plants:
             sent = _alone(put.record, put.version.actor, put.version.counter)
         out.size = 0
@@ -1629,7 +1745,7 @@ cdef class Coordinator(Handler):
                 put.send(i, sent)
             elif put.slots[i].state == FAILED:
                 put.make_up(i)
-        if (self.group or put.options.durable) and not (self.planted and "ack-before-flush" in self.plants):
+        if flush:
             vote = Vote.__new__(Vote)
             vote.put = put
             vote.rounds = put.rounds

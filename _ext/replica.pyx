@@ -51,8 +51,11 @@ cdef object _META = Family.META
 
 
 cdef inline uint64_t _leaf_hash(bytes object_key, Record record) except? 0:
-    """Return what a record adds to its leaf: the hash of key, context and dots."""
-    return xxh3_64_intdigest(object_key, record.hash())
+    """Return what a record adds to its leaf: the hash of key, context and dots. Kept with the record."""
+    if record.leaf_key is None or record.leaf_key != object_key:
+        record.leaf = xxh3_64_intdigest(object_key, record.hash())
+        record.leaf_key = object_key
+    return record.leaf
 
 
 cdef int _set_leaf(MerkleTree tree, Py_ssize_t leaf, uint64_t total) except -1:
@@ -220,20 +223,29 @@ cdef class Replica:
             self.damaged.add(object_key)
         return 0
 
-    cdef int keep(self, bytes object_key, Record held, Record record, Local *local, uint64_t target) except -1:
+    cdef int keep(
+        self, bytes object_key, Record held, Record record, Local *local, uint64_t target, bint stage
+    ) except -1:
         """Write *record* in the place of *held*, with *local* as its private part.
 
         Args:
             target: the number of a node for which the record is kept from now on; 0: none is added.
+            stage: the write may wait for the next `commit` of the store.
+
+        Returns 1 when it waits: `undo` if that is refused; else 0.
 
         Raises:
             HintsFullError: no more may be kept for *target*; nothing was written.
         """
         cdef bytes data, id
         if target == 0 or _find(local, target) >= 0:
-            self.disk.put(object_key, record.stored(local))
+            if stage:
+                self.disk.stage(object_key, record.stored(local))
+            else:
+                self.disk.put(object_key, record.stored(local))
             self.hot.keep(object_key, record, local, self.epochs[self.partition_of(object_key)])
-            return self.retell(object_key, held, record)
+            self.retell(object_key, held, record)
+            return stage
         id = _id(target)
         figures = self.hinted.get(id) or [0, 0]
         if local.hint_count == HINTS_MAX:
@@ -255,6 +267,11 @@ cdef class Replica:
         self.hot.forget(object_key)
         self.hinted[id] = [figures[0] + 1, figures[1] + len(data)]
         return self.retell(object_key, held, record)
+
+    cdef int undo(self, bytes object_key, Record held, Record record) except -1:
+        """What was staged was refused: *held* is there still. Of several writes of a key the last one comes first."""
+        self.hot.forget(object_key)
+        return self.retell(object_key, record, held)
 
     cdef int retell(self, bytes object_key, Record held, Record record) except -1:
         """Bring the tree of a partition up to a write: *held* was there, *record* is; empty ones stand for nothing."""
@@ -341,7 +358,7 @@ cdef class Replica:
         cdef uint64_t target = 0 if hint_for is None else int.from_bytes(hint_for, "big")
         if held.entry_count and held.relation(record) & 1 and (target == 0 or _find(&local, target) >= 0):
             return held
-        self.keep(object_key, held, merged, &local, target)
+        self.keep(object_key, held, merged, &local, target, False)
         return merged
 
     def restore(self, bytes object_key not None, Record record not None):
@@ -597,7 +614,7 @@ cdef class Replica:
         if held.entry_count == 0:
             return False
         if _find(&local, int.from_bytes(target, "big")) < 0:
-            self.keep(object_key, held, held, &local, int.from_bytes(target, "big"))
+            self.keep(object_key, held, held, &local, int.from_bytes(target, "big"), False)
         return True
 
     def settle_hint(self, bytes target not None, bytes object_key not None, uint64_t digest):

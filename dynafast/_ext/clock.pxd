@@ -42,6 +42,8 @@ cdef class Record:
     cdef uint64_t hashed            # 0: not computed yet
     cdef bytes sealed               # the context as a client gets it, once it was asked for
     cdef bytes sealed_key
+    cdef uint64_t leaf              # what it adds to its leaf of a Merkle tree, under `leaf_key`
+    cdef bytes leaf_key
     cdef int allocate(self, Py_ssize_t entries, Py_ssize_t dots) except -1
     cdef void keep(self, const Version *version) noexcept
     cdef bint covers(self, uint64_t actor, uint64_t counter) noexcept

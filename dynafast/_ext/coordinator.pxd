@@ -10,6 +10,7 @@ from dynafast._ext.view cimport Peer, View
 
 
 cdef enum:
+    SLOTS_USUAL = 4                 # three replicas, and one more
     SLOTS_MAX = 32                  # nodes that one request asks: holders, extras, those that stand in, rerouted ones
     SAMPLES_MAX = 4096              # durations of requests kept until somebody takes them
 
@@ -39,11 +40,17 @@ cdef class Pending(Outcome):          # an outcome too, since a class has but on
     cdef uint64_t rid
     cdef uint64_t sequence          # of the store: waits for a flush that covers it
     cdef int64_t deadline_ns
+    cdef bytes object_key
+    cdef Record held                # what was there before `written`
+    cdef Record written             # staged; None: nothing is
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1
     cdef int gone(self, Peer who) except -1
     cdef int suspected(self, Peer who) except -1
     cdef int expired(self) except -1
     cdef int covered(self) except -1
+    cdef int accepted(self) except -1
+    cdef int undo(self) except -1
+    cdef int rejected(self, object error) except -1
 
 
 cdef class Quorum(Pending):
@@ -53,7 +60,6 @@ cdef class Quorum(Pending):
     cdef bint strict                # seats alone count: sloppy=false
     cdef bint replied
     cdef bytes key
-    cdef bytes object_key
     cdef Py_ssize_t partition
     cdef int wanted                 # distinct seats, as asked for
     cdef int need                   # distinct seats on distinct hosts: `wanted`, or as many hosts as there are
@@ -63,8 +69,10 @@ cdef class Quorum(Pending):
     cdef int united                 # distinct seats on whatever hosts, as `seats` counted last
     cdef int64_t started_ns
     cdef list peers                 # of the slots
-    cdef Slot[SLOTS_MAX] slots
+    cdef Slot *slots                # `usual`, or owned; freed in __dealloc__
+    cdef Slot[SLOTS_USUAL] usual
     cdef int count
+    cdef int make_room(self) except -1
     cdef int place(self, Peer who) noexcept
     cdef int enter(self, Peer who, uint8_t expected, int target, bint extra) except -2
     cdef int stand_in(self, int place) except -2
@@ -106,6 +114,7 @@ cdef class Put(Quorum):
     cdef Options options
     cdef uint64_t round             # of the record when it was read
     cdef int rounds                 # of an overwrite
+    cdef int64_t patience_ms        # how long it may take once it is written
     cdef int compare(self, Record theirs) except -1
     cdef int again(self) except -1
     cdef int vote(self, bint synced) except -1
@@ -141,6 +150,7 @@ cdef class Acknowledgement(Pending):
     cdef uint64_t peer_id
     cdef uint8_t seats
     cdef bint kept
+    cdef bint flush                 # it waits for one
     cdef object owners              # encoded, or None
     cdef bytes record               # encoded, for the overwriting coordinator; or None
 
@@ -162,6 +172,9 @@ cdef class Coordinator(Handler):
     cdef public bint starting       # it has not heard yet whether it is what its folder says, and takes none either
     cdef dict pending
     cdef dict wheel                 # deadline bucket -> request ids, packed
+    cdef list staged                # Pendings whose writes wait for the next `commit`
+    cdef set staged_keys
+    cdef Py_ssize_t staged_bytes
     cdef object waiting             # deque of Pending, by sequence
     cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
     cdef list dirty
@@ -182,6 +195,10 @@ cdef class Coordinator(Handler):
     cdef int enlist(self, Pending request, int64_t timeout_ms) except -1
     cdef int remind(self, Pending request, int64_t when_ns) except -1
     cdef int await_flush(self, Pending request) except -1
+    cdef int stage(self, Pending request) except -1
+    cdef int bound_staged(self) except -1
+    cpdef int commit(self) except -1
+    cdef Record load(self, bytes object_key, Local *local)
     cdef int start(
         self, Quorum request, Connection conn, uint64_t id, bytes key, uint64_t position, int need, int primaries,
         bint strict

@@ -38,7 +38,10 @@ cdef class Replica:
     cdef uint8_t mode_at(self, Py_ssize_t partition) noexcept
     cdef Record load(self, bytes object_key, Local *local)
     cdef Record load_cold(self, bytes object_key, Py_ssize_t partition, Local *local)
-    cdef int keep(self, bytes object_key, Record held, Record record, Local *local, uint64_t target) except -1
+    cdef int keep(
+        self, bytes object_key, Record held, Record record, Local *local, uint64_t target, bint stage
+    ) except -1
+    cdef int undo(self, bytes object_key, Record held, Record record) except -1
     cdef int retell(self, bytes object_key, Record held, Record record) except -1
     cdef int _end_hint(self, bytes target, bytes object_key, Record held, Local *local, object others) except -1
     cdef bint was_reaped(self, bytes object_key, Record record) except -1

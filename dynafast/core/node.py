@@ -366,6 +366,7 @@ class Node:
 
     def cold(self, connection: Connection, op: int, id: int, fields: list[Any]) -> None:
         """Answer a rare request. Raises RequestError, which becomes an error answer."""
+        self.coordinator.commit()  # the machines rely on what they read
         try:
             self._cold(connection, Op(op), id, fields)
         except PeerProtocolError as error:

@@ -5,6 +5,7 @@ data, members or requests.
 """
 
 import contextlib
+import gc
 import random
 import secrets
 import signal
@@ -33,6 +34,7 @@ INTERVAL_BYTES = 8 * 1024 * 1024  # and after so much
 DRAIN_S = 5.0
 READY_S = 10.0  # a node that has not got all its seats by then serves nevertheless
 BACKLOG = 1024
+GC_COUNT = 50_000
 
 # Why the node stopped by itself, unless it has left in good order -> code and sentence.
 _ENDS = {
@@ -130,6 +132,11 @@ class _Server:
 
     async def _serve(self, start: Start, address: Address) -> None:
         """Serve until told to stop, then drain."""
+        # What is there by now stays. What requests make is freed without the collector's help, so it may come seldom:
+        # each pass stops everything for milliseconds.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_COUNT, 20, 20)
         self._sockets.listen(self._listener, self._node.accept)
         if self._redis is not None:
             self._sockets.listen(self._redis, self._node.accept_redis)

@@ -50,8 +50,9 @@ class Disk(MemoryStore):
             raise StoreError("input/output error")
         return super().get(key)
 
-    def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]], *, counts: bool = True) -> int:
-        if self.full:
+    def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]], *, counts: bool = False) -> int:
+        changes = list(changes)
+        if self.full and (changes or counts or self._staged):
             raise StoreError("no space left on device")
         return super()._accept(changes, counts=counts)
 
@@ -139,6 +140,7 @@ class Disk(MemoryStore):
         twin._size = self._size
         twin._accepted_bytes = twin._synced_bytes = self._accepted_bytes
         twin._undo = []
+        twin._staged = {}
         twin.boot, twin.was_clean, twin._is_open = self.boot, self.was_clean, True
         twin.sequence = twin._synced = 0
         return twin

@@ -67,8 +67,8 @@ class Store(Protocol):
     Attributes:
         boot: how many times this store was opened, durable before the constructor returns; at least 1.
         was_clean: whether the last `close` was a clean one (True for a new store).
-        sequence: number of changes accepted since opening, one for each `put` and each `write` of a batch that
-            is not empty; `sync` tells up to which number they are durable.
+        sequence: number of changes accepted since opening, one for each `put`, each `write` of a batch that is
+            not empty, and each `commit` of something; `sync` tells up to which number they are durable.
 
     Every call on a closed store but `close` raises `StoreError`.
     """
@@ -91,6 +91,18 @@ class Store(Protocol):
 
     def put(self, key: bytes, value: bytes) -> int:
         """Keep *value* under *key* in `Family.OBJECTS`; return the new `sequence`. Errors as for `write`."""
+
+    def stage(self, key: bytes, value: bytes) -> None:
+        """Keep *value* under *key* in `Family.OBJECTS` with the next `commit`, or with the next change before it.
+
+        Reads see it at once. Many writes that are accepted together cost much less than one by one.
+        """
+
+    def commit(self) -> None:
+        """Accept what is staged and not accepted yet, as one change. Errors as for `write`: all of it is dropped then.
+
+        A change that takes staged writes along and fails leaves them staged.
+        """
 
     def read(self, family: Family, key: bytes) -> bytes | None:
         """Return the entry of any family, or None. Errors as for `get`."""

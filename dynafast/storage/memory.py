@@ -23,6 +23,7 @@ class MemoryStore:
         self._keys: dict[Family, list[bytes]] = {family: [] for family in Family}
         self._size = 0  # bytes of keys and sealed values
         self._accepted_bytes = self._synced_bytes = 0
+        self._staged: dict[bytes, bytes] = {}
         self._undo: list[list[_Change]] = []  # for each change not synced yet: what was there before it
         self.reopen()
 
@@ -41,6 +42,7 @@ class MemoryStore:
             for change in before:
                 self._set(*change)
         self._undo.clear()
+        self._staged.clear()
         self._accepted_bytes = self._synced_bytes
         self.reopen()
 
@@ -57,9 +59,22 @@ class MemoryStore:
         """See `Store`."""
         return self._accept(((Family.OBJECTS, key, seal(key, value)),))
 
+    def stage(self, key: bytes, value: bytes) -> None:
+        """See `Store`."""
+        self._staged[key] = value
+
+    def commit(self) -> None:
+        """See `Store`."""
+        try:
+            self._accept(())
+        finally:
+            self._staged.clear()
+
     def read(self, family: Family, key: bytes) -> bytes | None:
         """See `Store`."""
         self._check_open()
+        if family is Family.OBJECTS and key in self._staged:
+            return self._staged[key]
         stored = self._stored[family].get(key)
         return None if stored is None else unseal(key, stored)
 
@@ -71,13 +86,14 @@ class MemoryStore:
                 changes += self._range(changes, family, key, value.end)
             else:
                 changes.append((family, key, None if value is None else seal(key, value)))
-        return self._accept(changes, counts=bool(batch.ops))  # also if its ranges are empty
+        return self._accept(changes, counts=bool(batch.ops))
 
     def scan(
         self, family: Family, start: bytes, end: bytes | None, *, limit: int
     ) -> list[tuple[bytes, bytes | CorruptRecordError]]:
         """See `Store`."""
         self._check_open()
+        self._accept(())
         keys = self._keys[family]
         result: list[tuple[bytes, bytes | CorruptRecordError]] = []
         size = 0
@@ -112,16 +128,19 @@ class MemoryStore:
             finish(self)
         self._is_open = False
 
-    def _accept(self, changes: Iterable[_Change], *, counts: bool = True) -> int:
+    def _accept(self, changes: Iterable[_Change], *, counts: bool = False) -> int:
+        """Accept what is staged, then *changes*; *counts*: a change even if they are none, as of ranges that are empty."""
         self._check_open()
+        changes = [*((Family.OBJECTS, key, seal(key, value)) for key, value in self._staged.items()), *changes]
         before = [(family, key, self._stored[family].get(key)) for family, key, _ in changes]
-        if counts:
+        if counts or changes:
             # The way back is kept first, and all of it at once: a sync at this moment covers all or nothing.
             self._undo.append(before)
             for family, key, stored in changes:
                 self._set(family, key, stored)
                 self._accepted_bytes += len(key) + (0 if stored is None else len(stored) - SEAL_SIZE)
             self.sequence += 1
+            self._staged.clear()
         return self.sequence
 
     def _range(self, earlier: list[_Change], family: Family, start: bytes, end: bytes) -> list[_Change]:

@@ -46,6 +46,7 @@ class RocksStore:
         self._is_full = False  # the last write failed for want of room
         self._path = path
         self._accepted_bytes = self._synced_bytes = 0
+        self._staged: dict[bytes, bytes] = {}
         self.sequence = 0
         _prepare_folder(path)
         try:
@@ -71,14 +72,32 @@ class RocksStore:
 
     def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
+        if key in self._staged:
+            return self._staged[key]
         try:
             stored = self._objects.get(key)
         except Exception as error:
             raise _store_error(error) from error
         return None if stored is None else unseal(key, stored)
 
+    def stage(self, key: bytes, value: bytes) -> None:
+        """See `Store`."""
+        self._staged[key] = value
+
+    def commit(self) -> None:
+        """See `Store`."""
+        if len(self._staged) == 1:  # less work than a batch of one
+            self.put(*self._staged.popitem())
+        elif self._staged:
+            try:
+                self._submit(Batch())
+            finally:
+                self._staged.clear()
+
     def put(self, key: bytes, value: bytes) -> int:
         """See `Store`."""
+        if self._staged:
+            return self._submit(Batch([(Family.OBJECTS, key, value)]))
         try:
             self._objects.put(key, seal(key, value))
         except Exception as error:
@@ -90,6 +109,8 @@ class RocksStore:
 
     def read(self, family: Family, key: bytes) -> bytes | None:
         """See `Store`."""
+        if family is Family.OBJECTS:
+            return self.get(key)
         try:
             stored = self._families[family].get(key)
         except Exception as error:
@@ -99,24 +120,32 @@ class RocksStore:
     def write(self, batch: Batch) -> int:
         """See `Store`."""
         self._check_open()
-        if not batch.ops:
-            return self.sequence
+        return self._submit(batch) if batch.ops else self.sequence
+
+    def _submit(self, batch: Batch) -> int:
+        """Write what is staged and *batch*."""
+        self._check_open()
         changes = WriteBatch(raw_mode=True)
         size = 0
-        for family, key, value in batch.ops:
+        objects = self._handles[Family.OBJECTS]
+        for key, value in self._staged.items():
+            size += len(key) + len(value)
+            changes.put(key, seal(key, value), objects)
+        for family, key, change in batch.ops:
             size += len(key)
-            if value is None:
+            if change is None:
                 changes.delete(key, self._handles[family])
-            elif isinstance(value, Until):
-                changes.delete_range(key, value.end, self._handles[family])
+            elif isinstance(change, Until):
+                changes.delete_range(key, change.end, self._handles[family])
             else:
-                changes.put(key, seal(key, value), self._handles[family])
-                size += len(value)
+                changes.put(key, seal(key, change), self._handles[family])
+                size += len(change)
         try:
             self._database.write(changes)
         except Exception as error:
             raise self._refused(error) from error
         self._is_full = False
+        self._staged.clear()
         self._accepted_bytes += size
         self.sequence += 1
         return self.sequence
@@ -127,6 +156,8 @@ class RocksStore:
         """See `Store`."""
         result: list[tuple[bytes, bytes | CorruptRecordError]] = []
         size = 0
+        if self._staged:
+            self._submit(Batch())
         try:
             # Not `items()`: at a damaged block that ends as if the range ended there. Here `status` tells.
             iterator = self._families[family].iter()

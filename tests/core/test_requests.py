@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import cbor2
 import pytest
 from xxhash import xxh3_64_intdigest
 
@@ -11,7 +12,7 @@ from dynafast._ext.view import distinct_seats
 from dynafast.errors import StoreBusyError, StoreError
 from dynafast.protocol import Op
 from dynafast.storage.interface import Batch, object_key
-from tests.core.harness import Cluster, Member, Pipe
+from tests.core.harness import Cluster, Member, Pipe, framed
 
 W1, W2, W3 = b"1" * 16, b"2" * 16, b"3" * 16
 VERSIONS, CONTEXT, RECEIPT = 2, 3, 4  # fields of FOUND
@@ -351,25 +352,61 @@ def test_a_put_that_the_store_refuses_is_sent_to_nobody(
 ) -> None:
     cluster = Cluster(3)
     first, second, third = holders(cluster, b"k")
-
-    def refuse(key: bytes, value: bytes) -> int:
-        raise error
-
     with monkeypatch.context() as patch:
-        patch.setattr(first.store, "put", refuse)
+        refuse_commits(patch, first, error)
         assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {})[CODE] == code
     assert [stored(member, b"k") for member in (first, second, third)] == [None, None, None]
+
+
+def refuse_commits(patch: pytest.MonkeyPatch, member: Member, error: StoreError) -> None:
+    """Let the store of *member* drop what is staged, as one that refuses it does."""
+
+    def refuse() -> None:
+        member.store._staged.clear()
+        raise error
+
+    patch.setattr(member.store, "commit", refuse)
+
+
+def test_writes_that_are_refused_together_leave_nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several of one key in one turn, over a record that was there: memory, tree and dots are as before."""
+    cluster = Cluster(1, replicas=1, r=1, w=1, partitions=1)
+    (member,) = cluster.members
+    client = cluster.client(0)
+    client.ask(Op.PUT, b"k", b"before", None, W1, {"overwrite": True})
+    root = member.node.replica.root(0)
+    with monkeypatch.context() as patch:
+        refuse_commits(patch, member, StoreError("full"))
+        puts = [
+            [Op.PUT, 50 + i, [b"k", b"k", b"other"][i], b"%d" % i, None, bytes(15) + bytes([i]), {}] for i in range(3)
+        ]
+        client.send_raw(b"".join(framed(cbor2.dumps([int(put[0]), *put[1:]])) for put in puts))
+        assert [answer[:3] for answer in client.answers()] == [[Op.ERROR, 50 + i, "store-error"] for i in range(3)]
+    assert member.node.replica.root(0) == root
+    assert values(client.ask(Op.GET, b"k", {})) == [b"before"]
+    assert values(client.ask(Op.GET, b"other", {})) == []
+    client.ask(Op.PUT, b"k", b"after", None, W2, {"overwrite": True})
+    assert values(client.ask(Op.GET, b"k", {})) == [b"after"]
+
+
+def test_a_get_in_the_turn_of_a_put_answers_what_the_store_has_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(1, replicas=1, r=1, w=1, partitions=1)
+    (member,) = cluster.members
+    client = cluster.client(0)
+    both = [[int(Op.PUT), 50, b"k", b"v", None, W1, {}], [int(Op.GET), 51, b"k", None]]
+    with monkeypatch.context() as patch:
+        refuse_commits(patch, member, StoreError("full"))
+        client.send_raw(b"".join(framed(cbor2.dumps(message)) for message in both))
+        put, get = client.answers()
+        assert put[:3] == [Op.ERROR, 50, "store-error"]
+        assert values(get) == []
 
 
 def test_a_replica_that_cannot_store_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(3)
     first, *others = holders(cluster, b"k")
-
-    def refuse(key: bytes, value: bytes) -> int:
-        raise StoreError("full")
-
     for member in others:
-        monkeypatch.setattr(member.store, "put", refuse)
+        refuse_commits(monkeypatch, member, StoreError("full"))
     assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {})[CODE] == "uncertain"
     assert pipe(first).ask(Op.PUT, b"k", b"v", None, W1, {"w": 1})[0] == Op.WRITTEN
 

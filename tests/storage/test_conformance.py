@@ -287,3 +287,45 @@ def test_usage_grows_with_what_is_stored(store: Store) -> None:
     keys, size = store.usage()
     assert keys == 50
     assert size - before >= 500_000
+
+
+def test_staged_writes_are_read_at_once_and_accepted_together(store: Store) -> None:
+    store.put(b"a", b"old")
+    before = store.sequence
+    store.stage(b"a", b"new")
+    store.stage(b"b", b"1")
+    assert (store.get(b"a"), store.read(Family.OBJECTS, b"b")) == (b"new", b"1")
+    assert store.sequence == before
+    store.commit()
+    assert store.sequence == before + 1
+    assert (store.get(b"a"), store.get(b"b")) == (b"new", b"1")
+    store.commit()
+    assert store.sequence == before + 1
+
+
+def test_a_later_change_takes_staged_writes_along_in_order(store: Store) -> None:
+    store.stage(b"a", b"staged")
+    store.put(b"a", b"put")
+    assert store.get(b"a") == b"put"
+    store.stage(b"a", b"again")
+    batch = Batch()
+    batch.delete_range(Family.OBJECTS, b"a", b"b")
+    store.write(batch)
+    assert store.get(b"a") is None
+    store.stage(b"c", b"scanned")
+    assert entries(store.scan(Family.OBJECTS, b"", None, limit=9)) == [(b"c", b"scanned")]
+    store.commit()
+    assert entries(store.scan(Family.OBJECTS, b"", None, limit=9)) == [(b"c", b"scanned")]
+
+
+def test_staged_writes_count_as_unsynced_once_accepted_and_survive_a_reopening(rig: Rig) -> None:
+    store = rig.open()
+    store.sync()
+    store.stage(b"k", b"value")
+    assert store.unsynced_bytes == 0
+    store.commit()
+    assert store.unsynced_bytes == len(b"kvalue")
+    store.close()
+    store = rig.open()
+    assert store.get(b"k") == b"value"
+    store.close()
