@@ -129,7 +129,7 @@ class MemoryStore:
         self._is_open = False
 
     def _accept(self, changes: Iterable[_Change], *, counts: bool = False) -> int:
-        """Accept what is staged, then *changes*; *counts*: a change even if they are none, as of ranges that are empty."""
+        """Accept what is staged, then *changes*; *counts*: a change even if it is none, as of a range that is empty."""
         self._check_open()
         changes = [*((Family.OBJECTS, key, seal(key, value)) for key, value in self._staged.items()), *changes]
         before = [(family, key, self._stored[family].get(key)) for family, key, _ in changes]

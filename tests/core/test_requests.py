@@ -375,6 +375,7 @@ def test_writes_that_are_refused_together_leave_nothing_in_memory(monkeypatch: p
     client = cluster.client(0)
     client.ask(Op.PUT, b"k", b"before", None, W1, {"overwrite": True})
     root = member.node.replica.root(0)
+    puts = b""
     with monkeypatch.context() as patch:
         refuse_commits(patch, member, StoreError("full"))
         puts = [
