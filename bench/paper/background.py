@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,56 +11,70 @@ from typing import Any
 from bench.load import Histogram, LoadError, Workload, fill, native
 from bench.output import table
 from bench.paper.experiment import Claim, Experiment, Found, give, summary
+from dynafast import Client
 from dynafast.testing import Cluster, ClusterError
 
-NODES, PARTITIONS, REPLICAS = 4, 64, 3
+NODES, PARTITIONS, REPLICAS = 5, 64, 3
+HEAVY = 3  # the weight of a node that is to have every partition, beside four of weight 1
 LOAD = 0.25  # of the saturation rate
 NAMES = ("mean", "p99", "p99.9")
-LEAST_SHARE = 0.9  # of the seats that are fair, with what placement may bend
-JOIN_MAX_S = 240.0
+NEAR = 0.1  # of the seats that are fair: what placement may bend
+MOVE_MAX_S = 120.0
 POLL_S = 0.1
+BEFORE, DURING = "before", "during"
 WITH, WITHOUT = "with admission", "without"
 UNPACED = (sys.executable, str(Path(__file__).with_name("unpaced.py")), "serve")
 
 
-class _Join(threading.Thread):
-    """Lets a node join, and waits until it serves its share of the data.
+class _Moves(threading.Thread):
+    """Gives a node more weight, waits until it serves its share, takes the weight away again, and so on for a while.
+
+    No process starts or ends for it, so that what requests feel is the moving of data alone.
 
     Attributes:
+        count: how often it was done, to and fro.
         seconds: how long it took.
-        error: why it did not.
+        error: why it did not come to its end.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, least_s: float) -> None:
         super().__init__()
-        self._cluster = cluster
+        self._cluster, self._least_s = cluster, least_s
+        self.count = 0
         self.seconds = 0.0
         self.error: Exception | None = None
 
     def run(self) -> None:
         begun = time.monotonic()
         try:
-            self._join(begun + JOIN_MAX_S)
+            with self._cluster.client() as client:
+                while time.monotonic() < begun + self._least_s:
+                    self._move(client, HEAVY, PARTITIONS)
+                    self._move(client, 1, PARTITIONS * REPLICAS / NODES)
+                    self.count += 1
         except Exception as error:  # noqa: BLE001 - raised again by who waits
             self.error = error
         self.seconds = time.monotonic() - begun
 
-    def _join(self, deadline: float) -> None:
-        node = self._cluster.add_node()
-        share = PARTITIONS * REPLICAS * LEAST_SHARE / (NODES + 1)
-        with self._cluster.client() as client:
-            while True:
-                status = client.status(at=node.address)
-                seats = next(member["seats"] for member in status["members"] if member["name"] == node.name)
-                if not status["moving"] and seats >= share:
-                    return
-                if time.monotonic() > deadline:
-                    raise ClusterError(f"{node.name} has {seats} of {share:.0f} seats after {JOIN_MAX_S:.0f} s")
-                time.sleep(POLL_S)
+    def _move(self, client: Client, weight: int, seats: float) -> None:
+        """Change the weight of the first node, and return when it has about so many *seats* and nothing moves."""
+        name = self._cluster.nodes[0].name
+        deadline = time.monotonic() + MOVE_MAX_S
+        client.weight(name, weight)
+        while True:
+            every = [client.status(at=address) for address in self._cluster.addresses]
+            held = next(member["seats"] for member in every[0]["members"] if member["name"] == name)
+            if abs(held - seats) <= NEAR * seats and not any(status["moving"] for status in every):
+                return
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{name} has {held} of {seats:.0f} seats after {MOVE_MAX_S:.0f} s")
+            time.sleep(POLL_S)
 
 
-def _turn(setting: str, workload: Workload, seconds: float, *, quick: bool) -> dict[str, Any]:
-    """Measure latency before a join and while it goes on."""
+def _turn(
+    setting: str, workload: Workload, seconds: float, whole: Mapping[str, Histogram], *, quick: bool
+) -> dict[str, Any]:
+    """Measure latency before data moves and while it does; add it to the *whole* of all turns."""
     cluster = Cluster(NODES, partitions=PARTITIONS, durability="interval")
     if setting == WITHOUT:
         cluster.command = UNPACED
@@ -68,33 +82,42 @@ def _turn(setting: str, workload: Workload, seconds: float, *, quick: bool) -> d
         target = native(cluster.addresses)
         fill(target, workload)
         rate = LOAD * give(target, workload, "closed loop", quick=quick, seconds=seconds).rate
-        before = give(target, workload, "before the join", quick=quick, seconds=2 * seconds, rate=rate).all
+        before = give(target, workload, "before data moves", quick=quick, seconds=2 * seconds, rate=rate).all
         during = Histogram()
-        join = _Join(cluster)
-        join.start()
+        moves = _Moves(cluster, 10 * seconds)
+        moves.start()
         try:
-            while join.is_alive():
-                during.merge(give(target, workload, "a node joins", quick=quick, seconds=seconds, rate=rate).all)
+            while moves.is_alive():
+                during.merge(give(target, workload, "data moves", quick=quick, seconds=seconds, rate=rate).all)
         finally:
-            join.join()
-        if join.error is not None:
-            raise LoadError(f"the join {setting}: {join.error}") from join.error
-    return {"rate": rate, "before": summary(before), "during": summary(during), "seconds": join.seconds}
+            moves.join()
+        if moves.error is not None:
+            raise LoadError(f"moving data {setting}: {moves.error}") from moves.error
+    for when, histogram in ((BEFORE, before), (DURING, during)):
+        whole[f"{setting}, {when}"].merge(histogram)
+    return {
+        "rate": rate,
+        BEFORE: summary(before),
+        DURING: summary(during),
+        "moves_per_minute": 60 * moves.count / moves.seconds,
+    }
 
 
 def _measure(*, quick: bool) -> Found:
-    turns, seconds = (1, 0.5) if quick else (3, 1.0)
-    workload = Workload(records=5_000 if quick else 100_000, size_min=1_000, size_max=1_000)
+    turns, seconds = (1, 0.2) if quick else (3, 2.0)
+    workload = Workload(records=5_000 if quick else 30_000, size_min=1_000, size_max=1_000)
     found: list[dict[str, Any]] = []
+    whole = {f"{setting}, {when}": Histogram() for setting in (WITH, WITHOUT) for when in (BEFORE, DURING)}
     for turn in range(turns):
         order = (WITH, WITHOUT) if turn % 2 else (WITHOUT, WITH)
-        found.append({setting: _turn(setting, workload, seconds, quick=quick) for setting in order})
-    return {"megabytes": workload.records // 1_000, "turns": found}
+        found.append({setting: _turn(setting, workload, seconds, whole, quick=quick) for setting in order})
+    hdr = {name: histogram.json()["hdr"] for name, histogram in whole.items()}
+    return {"megabytes": workload.records // 1_000, "turns": found, "hdr": hdr}
 
 
 def rise(turns: Sequence[dict[str, Any]], setting: str, shown: str = "p99") -> float:
-    """Return the latency during the join by that before it, the median of the turns."""
-    return float(median(turn[setting]["during"][shown] / turn[setting]["before"][shown] for turn in turns))
+    """Return the latency while data moves by that before, the median of the turns."""
+    return float(median(turn[setting][DURING][shown] / turn[setting][BEFORE][shown] for turn in turns))
 
 
 def _claims(found: Found) -> list[Claim]:
@@ -115,14 +138,25 @@ def _tables(found: Found) -> str:
             str(number),
             setting,
             one["rate"],
-            *(one[when][shown] for when in ("before", "during") for shown in NAMES),
-            one["seconds"],
+            *(one[when][shown] for when in (BEFORE, DURING) for shown in NAMES),
+            one["moves_per_minute"],
         ]
         for number, turn in enumerate(found["turns"], 1)
         for setting in (WITH, WITHOUT)
         for one in [turn[setting]]
     ]
-    head = ["turn", "", "requests/s", "before: mean ms", "p99", "p99.9", "during: mean ms", "p99", "p99.9", "join s"]
+    head = [
+        "turn",
+        "",
+        "requests/s",
+        "before: mean ms",
+        "p99",
+        "p99.9",
+        "during: mean ms",
+        "p99",
+        "p99.9",
+        "moves per minute",
+    ]
     return table(head, rows)
 
 
@@ -130,21 +164,17 @@ def _plots(folder: Path, name: str, found: Found) -> list[Path]:
     from bench import plot
 
     path = folder / f"{name}.svg"
-    lines = {
-        f"{setting}, {when}": [(number, turn[setting][when]["p99"]) for number, turn in enumerate(found["turns"], 1)]
-        for setting in (WITH, WITHOUT)
-        for when in ("before", "during")
-    }
-    plot.curves(path, lines, x="turn", y="p99 ms", title="p99 of requests before and during a join (6.5)", log_y=False)
+    whole = {name: Histogram.decode(hdr) for name, hdr in found["hdr"].items()}
+    plot.percentiles(path, whole, title="Latency before and while data moves (6.5)")
     return [path]
 
 
 SECTION_65 = Experiment(
     title="Section 6.5: foreground and background",
     setting=(
-        "Four nodes, N=3, R=W=2, with 1 kB values; an open loop at a quarter of what the closed loop reaches, before "
-        "and while a fifth node joins and takes over its share. Without admission: nodes in which all background work "
-        "is let in at once, which no setting allows."
+        "Five nodes, N=3, R=W=2, with 1 kB values; an open loop at a quarter of what the closed loop reaches, before "
+        "and while data moves: again and again one node gets the weight to serve every partition, then loses it. "
+        "Without admission: nodes in which all background work is let in at once, which no setting allows."
     ),
     measure=_measure,
     claims=_claims,

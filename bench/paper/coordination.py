@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from bench._ext.keys import Keys
-from bench.load import Workload, fill, native, owners
+from bench.load import Histogram, Workload, fill, native, owners
 from bench.output import table
 from bench.paper.experiment import Claim, Experiment, Found, give, summary
 from dynafast.client.ring import RingMap
@@ -40,6 +40,7 @@ def _measure(*, quick: bool) -> Found:
     workload = Workload(records=2_000 if quick else 20_000)
     turns, seconds = (3, 0.5) if quick else (20, 1.0)  # short, so that other work of the machine hits all alike
     found: list[dict[str, Any]] = []
+    whole = {name: Histogram() for name in (ANY, AWAY, CLIENT)}
     with Cluster(NODES, partitions=256, durability="interval") as cluster:
         addresses = cluster.addresses
         with cluster.client() as client:
@@ -59,9 +60,10 @@ def _measure(*, quick: bool) -> Found:
             for name in (*names[turn % 3 :], *names[: turn % 3]):
                 what = f"turn {turn + 1}, {name}"
                 result = give(targets[name], workload, what, quick=quick, seconds=seconds, rate=rate)
+                whole[name].merge(result.all)
                 one[name] = {kind: summary(result.latency[kind]) for kind in KINDS}
             found.append(one)
-    return {"rate": rate, "turns": found}
+    return {"rate": rate, "turns": found, "hdr": {name: histogram.json()["hdr"] for name, histogram in whole.items()}}
 
 
 def middle(turns: Sequence[dict[str, Any]], name: str, kind: str, shown: str) -> float:
@@ -118,12 +120,8 @@ def _plots(folder: Path, name: str, found: Found) -> list[Path]:
     from bench import plot
 
     path = folder / f"{name}.svg"
-    lines = {
-        f"{name}, {label}": [(number, turn[name][kind]["mean"]) for number, turn in enumerate(found["turns"], 1)]
-        for name in (ANY, AWAY, CLIENT)
-        for kind, label in KINDS.items()
-    }
-    plot.curves(path, lines, x="turn", y="mean ms", title="Who coordinates (table 2)", log_y=False)
+    whole = {name: Histogram.decode(hdr) for name, hdr in found["hdr"].items()}
+    plot.percentiles(path, whole, title="Latency by who coordinates (table 2)")
     return [path]
 
 
