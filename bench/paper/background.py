@@ -83,12 +83,14 @@ def _turn(
         fill(target, workload)
         rate = LOAD * give(target, workload, "closed loop", quick=quick, seconds=seconds).rate
         before = give(target, workload, "before data moves", quick=quick, seconds=2 * seconds, rate=rate).all
-        during = Histogram()
+        during, failed = Histogram(), 0
         moves = _Moves(cluster, 10 * seconds)
         moves.start()
         try:
             while moves.is_alive():
-                during.merge(give(target, workload, "data moves", quick=quick, seconds=seconds, rate=rate).all)
+                result = give(target, workload, "data moves", quick=quick, seconds=seconds, rate=rate, may_fail=True)
+                during.merge(result.all)
+                failed += result.failed
         finally:
             moves.join()
         if moves.error is not None:
@@ -99,6 +101,7 @@ def _turn(
         "rate": rate,
         BEFORE: summary(before),
         DURING: summary(during),
+        "failed": failed,
         "moves_per_minute": 60 * moves.count / moves.seconds,
     }
 
@@ -140,6 +143,7 @@ def _tables(found: Found) -> str:
             one["rate"],
             *(one[when][shown] for when in (BEFORE, DURING) for shown in NAMES),
             one["moves_per_minute"],
+            one["failed"],
         ]
         for number, turn in enumerate(found["turns"], 1)
         for setting in (WITH, WITHOUT)
@@ -156,6 +160,7 @@ def _tables(found: Found) -> str:
         "p99",
         "p99.9",
         "moves per minute",
+        "failed",
     ]
     return table(head, rows)
 
