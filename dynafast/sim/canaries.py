@@ -56,8 +56,8 @@ CANARIES = {
     "clean-copy": Canary(SAME_DOT, 37),
     "send-before-write": Canary(SAME_DOT, 24),
     "repeat-put": Canary(BACK, 49),
-    # A node that is gone for good seems to answer, so it cannot be removed.
-    "wrong-id": Canary((*LOST, "receipts-true", "comes-to-rest: lists the members"), 28),
+    # A node that is away, or gone for good, seems to answer: nobody keeps hints for it, nor can it be removed.
+    "wrong-id": Canary((*LOST, *BACK, "receipts-true", "comes-to-rest: lists the members"), 22),
     "same-is-now": Canary(("read-your-writes", "newest-wins"), 45),
     # A record that is kept for nobody is neither delivered nor deleted.
     "drop-hint": Canary((*LOST, "receipts-true", "comes-to-rest: does not own"), 3),

@@ -32,6 +32,11 @@ def _victim(sim: "Simulation", rng: Random) -> "Host | None":
     return None if sim.down() >= sim.options.most_down else a_host(sim, rng)
 
 
+def _longer(sim: "Simulation") -> int:
+    """Return what a fault lasts longer on a tour: than a record rests before a round."""
+    return 4 * SECOND if sim.options.tour else 0
+
+
 def _end(sim: "Simulation", rng: Random, *, between_nodes: bool) -> "End | None":
     ends = [
         end
@@ -74,7 +79,7 @@ def delay(sim: "Simulation", rng: Random) -> str | None:
 def clog(sim: "Simulation", rng: Random) -> str | None:
     """Stop some directions of wires; they open one by one."""
     struck = []
-    longer = 4 * SECOND if sim.options.tour else 0  # than a record rests before a round
+    longer = _longer(sim)
     for _ in range(rng.choice([1, 1, 2, 5])):
         end = _end(sim, rng, between_nodes=True)
         if end is not None and not end.clogged:
@@ -171,6 +176,20 @@ def stop(sim: "Simulation", rng: Random) -> str | None:
 
     host.stop(stopped)
     return host.name
+
+
+@fault("nodes")
+def swap(sim: "Simulation", rng: Random) -> str | None:
+    """Let two machines start again, each at the address of the other: one at once, and one later."""
+    late, soon = _victim(sim, rng), a_host(sim, rng)
+    if late is None or soon is None or soon is late:
+        return None
+    for host in (late, soon):
+        host.kill()
+    late.swap_addresses(soon)
+    sim.restart(soon)
+    sim.heal_later(_longer(sim) + a_while(rng), lambda: sim.restart(late))
+    return f"{soon.name} is at {soon.address}, later {late.name} at {late.address}"
 
 
 @fault("nodes")

@@ -47,7 +47,7 @@ class Plan:
 
 
 class Host:
-    """One machine: its name is its address too."""
+    """One machine: at first its name is its address too."""
 
     def __init__(
         self, world: World, network: Network, plan: Plan, directory: "dict[str, Host]", name: str, *, weight: int = 1
@@ -148,7 +148,7 @@ class Host:
         if known is None:
             return False
         last = next(entry for entry in identity.load_entries(self.disk) if entry.id == known.node)
-        entry = Entry.from_wire({**last.to_wire(), "generation": self.disk.boot, "version": 1})
+        entry = Entry.from_wire({**last.to_wire(), "address": self.address, "generation": self.disk.boot, "version": 1})
         self._live(known, entry)
         return True
 
@@ -193,6 +193,11 @@ class Host:
         """End as at SIGTERM: answer what is under way, close the store."""
         if self.process is not None:
             self.process.stop(then)
+
+    def swap_addresses(self, other: "Host") -> None:
+        """Two machines, being down, get each other's address."""
+        self.address, other.address = other.address, self.address
+        self.directory[self.address], self.directory[other.address] = self, other
 
     def wipe(self) -> None:
         """The machine, being down, gets an empty disk."""

@@ -233,7 +233,8 @@ def backup(sim: "Simulation", rng: Random) -> str | None:
 def _begins_alike(own: Entry, copy: Disk) -> bool:
     """Whether a node that starts from a copy has the very entry that it has now."""
     last = next(entry for entry in identity.load_entries(copy) if entry.id == own.id)
-    return Entry.from_wire({**last.to_wire(), "generation": own.generation, "version": 1}) == own
+    begun = {**last.to_wire(), "address": own.address, "generation": own.generation, "version": 1}
+    return Entry.from_wire(begun) == own
 
 
 def _known_life(sim: "Simulation", host: "Host", generation: int) -> bool:

@@ -3,9 +3,9 @@
 Each fault has a weight, and about half of them none: a run with two faults finds what a run with twenty drowns.
 
 What is drawn seldom has a stream of its own, so that it changes nothing in the other runs: nodes that build their trees
-slowly, `SELDOM` faults, requests with particular wishes, a *tour*, and what is `RARE`. On a tour clients write and
-delete a few keys, then go on to others, and only links are clogged: there keys rest long enough for rounds while old
-frames wait.
+slowly, `SELDOM` faults, requests with particular wishes, a *tour*, and what is `RARE` or `APART`. On a tour clients
+write and delete a few keys, then go on to others, and little else happens: there keys rest long enough for rounds while
+old frames wait in clogged links.
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ from dynafast.sim.world import World
 
 TOURS = ({"clog": 5}, {"clog": 2, "mute": 5})  # the faults of tours
 SELDOM = frozenset({"mute", "bad_flush", "reweigh"})
+ALONE = frozenset({"swap"})  # only where a rare kind has it, or when it is named
 # A few faults alone, with what else the options and the habits of clients are then.
 RARE: tuple[tuple[dict[str, int], dict[str, Any], dict[str, Any]], ...] = (
     (  # detours: a fallback reaches the node that a coordinator does not reach
@@ -74,6 +75,24 @@ RARE: tuple[tuple[dict[str, int], dict[str, Any], dict[str, Any]], ...] = (
     ),
 )
 RARELY = 15  # runs of the usual kinds to one of each of these
+# The same, but each drawn from the stream of that name: so a kind that is added changes only the runs that are of it.
+APART: dict[str, tuple[dict[str, int], dict[str, Any], dict[str, Any]]] = {
+    "swap": (  # on a tour, machines are away while another answers at their address
+        {"swap": 5},
+        {
+            "replicas": 3,
+            "r": 2,
+            "w": 2,
+            "clients": 6,
+            "keys": 120,
+            "tour": 3,
+            "fault_ms": 300,
+            "most_faults": 3,
+            "most_down": 1,
+        },
+        {"think_ms": 150, "timeout_ms": 1000},
+    ),
+}
 SOURCES = (_faults, _operators)  # importing them registers what they have
 
 
@@ -141,6 +160,9 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
     build_count = swarm.choice([BUILD_COUNT] * 5 + [2])
     tour = swarm.choice([0] * 5 + [3])
     rare = world.random("rare").choice([None] * RARELY + list(RARE)) if faults is None and nodes > 2 else None
+    for name, kind in APART.items():
+        if faults is None and nodes > 2 and world.random(f"rare/{name}").randrange(RARELY + len(RARE)) == 0:
+            rare = kind
     seldom = {"mute": swarm, **{name: world.random(name) for name in SELDOM - {"mute"}}}
     cache_bytes = world.random("cache").choice([0, 40_000, 400_000, DEFAULT_CACHE_BYTES])
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
@@ -149,7 +171,10 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
     r, w = rng.choices(quorums, [6, 6, 1, 1, 1])[0]
     on = {}
     for name in FAULTS:
-        weight = seldom[name].choice([0] * 5 + [5]) if name in SELDOM else rng.choice([0, 0, 0, 1, 2, 5])
+        if name in ALONE:
+            weight = 0
+        else:
+            weight = seldom[name].choice([0] * 5 + [5]) if name in SELDOM else rng.choice([0, 0, 0, 1, 2, 5])
         if faults is None:
             if weight:
                 on[name] = weight

@@ -2,7 +2,9 @@
 
 import pytest
 
+from dynafast.sim.options import draw
 from dynafast.sim.run import simulate
+from dynafast.sim.world import World
 
 
 @pytest.mark.parametrize("seed", range(1, 16))
@@ -38,3 +40,18 @@ def test_a_failed_flush_ends_the_process_and_promises_nothing() -> None:
     result = simulate(4, ops=1000, faults=frozenset({"bad_flush"}))
     assert result.violation is None
     assert result.faults["bad_flush"] > 3
+
+
+@pytest.mark.parametrize("seed", [22, 29])
+def test_machines_that_get_each_others_addresses_are_told_apart(seed: int) -> None:
+    result = simulate(seed, ops=1000)
+    assert result.violation is None, f"dynafast sim --seed {seed} --ops 1000: {result.violation}"
+    assert result.faults["swap"] > 1
+
+
+def test_swap_strikes_only_where_it_is_wanted() -> None:
+    """A usual run goes as if there were no such fault."""
+    drawn = [draw(World(seed), nodes=5, ops=1, faults=None).weights for seed in range(1, 200)]
+    kind = [weights for weights in drawn if "swap" in weights]
+    assert 3 < len(kind) < 20
+    assert all(weights == {"swap": 5} for weights in kind)
