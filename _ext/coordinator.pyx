@@ -88,7 +88,6 @@ cdef enum:
     STAGED_MAX = 256                # writes that are accepted together
     STAGED_BYTES_MAX = 256 * 1024   # of their values
     STALE_MAX = 4096                # frames that wait for a round's number
-    ROUNDS_MAX = 8                  # an overwrite that is beaten writes again at most so often
     RETRY_AFTER_MS = 50
     LINGER_NS = 100_000_000         # a get that is answered waits so long for stragglers, to repair them too
     STALE_WAIT_NS = 200_000_000     # a round that a peer knows of reaches this node by then, or is given up there
@@ -753,12 +752,11 @@ cdef class Put(Quorum):
         for i in range(theirs.dot_count):
             dot = &theirs.dots[i]
             if not self.record.covers(dot.actor, dot.counter):
-                self.beaten = self.beaten or dot.time >= self.version.time
                 self.told = theirs if self.told is None else self.told.merged(theirs)
         return 0
 
     cdef int conclude(self) except -1:
-        if self.told is not None and (self.beaten or self.rounds == 0):
+        if self.told is not None and self.rounds == 0:
             return self.again()
         return Quorum.conclude(self)
 
@@ -790,20 +788,18 @@ cdef class Put(Quorum):
         return put_byte(out, CBOR_NULL)
 
     cdef int again(self) except -1:
-        """Cover what was told, and write once more.
+        """Cover what was told, and write once more: an answer of ok says that this value wins over all that was
+        acknowledged before it was asked for.
 
-        Until nothing newer is told, since an answer of ok says that this value wins; once for what is older, so that
-        a coordinator that had missed writes leaves no sibling.
+        Once is enough. Every two write quorums meet, so the first answers have told all of that, and it is covered now.
+        What is told later was under way at the same time, and either may win.
         """
         cdef Coordinator home = self.home
         cdef Record seen = self.told.merged(self.record)
         cdef int64_t left_ms = (self.deadline_ns - home.now_ns) // 1_000_000
         self.rounds += 1
-        if self.rounds >= ROUNDS_MAX:
-            return self.give_up()
         home.observe(self.told.newest())
         self.told = None
-        self.beaten = False
         self.finish()
         try:
             home.start(

@@ -108,7 +108,6 @@ cdef class Get(Quorum):
 cdef class Put(Quorum):
     cdef Record record
     cdef Record told                # of an overwrite: what replicas have that it does not cover
-    cdef bint beaten                # whether that is newer than what was written
     cdef Version version            # the one written
     cdef object value               # keeps the bytes of `version` alive
     cdef Options options

@@ -12,7 +12,7 @@ from dynafast._ext.view import distinct_seats
 from dynafast.errors import StoreBusyError, StoreError
 from dynafast.protocol import Op
 from dynafast.storage.interface import Batch, object_key
-from tests.core.harness import Cluster, Member, Pipe, framed
+from tests.core.harness import MS, Cluster, Member, Pipe, framed
 
 W1, W2, W3 = b"1" * 16, b"2" * 16, b"3" * 16
 VERSIONS, CONTEXT, RECEIPT = 2, 3, 4  # fields of FOUND
@@ -524,6 +524,40 @@ def test_overwrite_at_a_coordinator_that_missed_a_write_leaves_no_sibling() -> N
     cluster.settle()
     assert pipe(first).ask(Op.PUT, b"k", b"last", None, W2, {"overwrite": True})[0] == Op.WRITTEN
     assert values(pipe(second).ask(Op.GET, b"k", {})) == [b"last"]
+
+
+def test_concurrent_overwrites_at_all_replicas_are_all_acknowledged() -> None:
+    """Each is beaten by others while it is under way; none of those was acknowledged before it began."""
+    cluster = Cluster(3)
+    members = holders(cluster, b"k")
+    cluster.delays = {
+        (a.name, b.name): 3 * MS + 2 * MS * i for i, (a, b) in enumerate(itertools.permutations(members, 2))
+    }
+    pipes = [pipe(member) for member in members for _ in range(8)]
+    for number in range(10):
+        for at, client in enumerate(pipes):
+            client.send(
+                [
+                    Op.PUT,
+                    number,
+                    b"k",
+                    b"%d/%d" % (at, number),
+                    None,
+                    bytes([at, number, *bytes(14)]),
+                    {"overwrite": True},
+                ]
+            )
+        answers: list[Any] = []
+
+        def all_answered(answers: list[Any] = answers) -> bool:
+            answers.extend(answer for client in pipes for answer in client.answers())
+            return len(answers) == len(pipes)
+
+        cluster.run_until(all_answered, limit_ms=5_000)
+        assert {answer[0] for answer in answers} == {Op.WRITTEN}
+    cluster.settle()
+    assert pipes[0].ask(Op.PUT, b"k", b"last", None, W1, {"overwrite": True})[0] == Op.WRITTEN
+    assert values(pipes[1].ask(Op.GET, b"k", {"r": 3})) == [b"last"]
 
 
 def test_time_follows_the_client_but_not_a_clock_far_ahead() -> None:
