@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.paper import balance, coordination, day, unpaced, versions
-from bench.paper.background import UNPACED, rise
+from bench.paper.background import SECTION_65, UNPACED, WITH, WITHOUT, rise
 from bench.paper.balance import efficiency, efficiency_at, least_bytes, metadata_bytes, out_of_balance, replica_loads
 from bench.paper.command import EXPERIMENTS, run
 from bench.paper.experiment import Claim, Experiment
@@ -137,6 +137,23 @@ def test_claims_compare_what_was_found(durable: float, *, same: bool) -> None:
     claims = day.FIGURE_5.claims({"hours": _tails(**{"group": durable, "interval": 1.0, "interval_dw=1": 1.2})})
     assert claims[0].same is same
     assert claims[1].same
+
+
+@pytest.mark.parametrize(
+    ("paced", "unpaced", "same"),
+    [
+        (1.5, 9.0, [True, True]),
+        (8.0, 9.0, [False, True]),  # admission helps, and is not enough
+        (9.0, 8.0, [False, False]),
+        (1.0, 1.5, [True, False]),  # there is nothing that it could help against
+    ],
+)
+def test_admission_is_judged_by_what_requests_feel(paced: float, unpaced: float, same: list[bool]) -> None:
+    turn = {
+        setting: {"before": {"p99": 2.0}, "during": {"p99": 2.0 * times}}
+        for setting, times in ((WITH, paced), (WITHOUT, unpaced))
+    }
+    assert [claim.same for claim in SECTION_65.claims({"turns": [turn]})] == same
 
 
 @pytest.mark.parametrize(("order", "same"), [((0.6, 0.5, 0.9), True), ((0.9, 0.5, 0.6), False)])
