@@ -21,6 +21,7 @@ DEFAULT_PORT = 7411
 DURABILITIES = ("group", "interval")
 SOCKETS = ("auto", "reactor", "streams")
 PARTITIONS_MAX_COUNT = 65_536
+CACHE_MAX_MIB = 1024 * 1024
 WORKERS_MAX_COUNT = 256
 
 _HOST = re.compile(r"[^\s\[\]:/@]{1,255}")
@@ -85,6 +86,10 @@ def _partitions(setting: str, value: object) -> int:
     if count & (count - 1):
         raise ConfigError(f"{setting} must be a power of two in 1..{PARTITIONS_MAX_COUNT}, got {count}")
     return count
+
+
+def _cache(setting: str, value: object) -> int:
+    return _integer(setting, value, 0, CACHE_MAX_MIB)
 
 
 def _replicas(setting: str, value: object) -> int:
@@ -162,6 +167,7 @@ _PARSERS: dict[str, Callable[[str, object], Any]] = {
     "advertise": _open_address,
     "durability": _one_of(DURABILITIES),
     "sockets": _one_of(SOCKETS),
+    "cache": _cache,
     "partitions": _partitions,
     "replicas": _replicas,
     "r": _replicas,
@@ -259,6 +265,7 @@ class NodeConfig:
     host: str | None = None  # nodes of one host count as one replica
     advertise: Address | None = None  # what others connect to; port 0: the one listened on
     durability: Literal["group", "interval"] = "group"
+    cache: int = 64  # MiB of hot records in memory; low: more reads of the store; high: memory
     sockets: Literal["auto", "reactor", "streams"] = "auto"  # auto: the reactor, where the system has epoll
 
     def __post_init__(self) -> None:

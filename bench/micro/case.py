@@ -15,6 +15,7 @@ class Case:
         ours, baseline: run once without arguments; both leave things so that they can run again.
         verify: compares what both give with the oracle. Raises AssertionError.
         aim: how many times faster than the baseline we want to be; None: the baseline is no rival.
+        floor: how many times faster we are at least, on any machine: less is a regression; None: not watched.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Case:
     baseline: Callable[[], object]
     verify: Callable[[], None]
     aim: float | None = None
+    floor: float | None = None

@@ -128,6 +128,7 @@ def cases() -> list[Case]:
             baseline=plain_merge,
             verify=verify_merge,
             aim=10,
+            floor=8,
         ),
         Case(
             name="version compare, 3 entries",

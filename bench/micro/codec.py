@@ -43,7 +43,16 @@ def _repeated(name: str, ours: Callable[[Any], Any], theirs: Callable[[Any], Any
     def verify() -> None:
         assert ours(given) == theirs(given) == expected
 
-    return Case(name=name, against="cbor2", calls=REPEATS, ours=run(ours), baseline=run(theirs), verify=verify, aim=3)
+    return Case(
+        name=name,
+        against="cbor2",
+        calls=REPEATS,
+        ours=run(ours),
+        baseline=run(theirs),
+        verify=verify,
+        aim=3,
+        floor=1.8,
+    )
 
 
 def plain_feed(data: bytes) -> list[Any]:
@@ -71,4 +80,5 @@ def _stream() -> Case:
         baseline=lambda: plain_feed(stream),
         verify=verify,
         aim=3,
+        floor=1.8,
     )

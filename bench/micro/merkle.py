@@ -144,6 +144,7 @@ def _updates(writes: list[Write], *, read: bool) -> Case:
         baseline=baseline,
         verify=verify,
         aim=10,
+        floor=3,
     )
 
 

@@ -57,4 +57,5 @@ def _lookup(rng: random.Random, name: str, tokens: list[int], owners: list[int],
         baseline=baseline,
         verify=verify,
         aim=3,
+        floor=3,
     )

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from bench.micro import clock, codec, merkle, ring, store
+from bench.micro import clock, codec, merkle, node, ring, store
 from bench.micro.case import Case
 
 TURNS = 5  # ours, baseline, ours, ...: what slows the machine down for a while slows both down
 
-CASES = {case.name: case for case in [*ring.cases(), *clock.cases(), *merkle.cases(), *codec.cases(), *store.cases()]}
+ROOMS = (ring, clock, merkle, codec, node, store)
+CASES = {case.name: case for room in ROOMS for case in room.cases()}
 
 
 @pytest.fixture(scope="session", autouse=True)

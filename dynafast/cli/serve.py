@@ -25,6 +25,7 @@ from dynafast.config import DEFAULT_ADDRESS, DURABILITIES, SOCKETS, ClusterConfi
 @click.option("--host", metavar="NAME", help="Nodes of one host count as one replica. Default: the node's name.")
 @click.option("--advertise", metavar="HOST:PORT", help="What others connect to. Default: as --listen.")
 @click.option("--durability", metavar="|".join(DURABILITIES), help="When a write counts as kept. Default group.")
+@click.option("--cache", metavar="MIB", help="Memory for the records that are read most. Default 64.")
 @click.option("--sockets", metavar="|".join(SOCKETS), help="What moves bytes: reactor is Linux alone. Default auto.")
 @click.option(
     "--partitions",

@@ -168,6 +168,7 @@ class _Server:
             own=start.own,
             store=self._store,
             group=self._settings.node.durability == "group",
+            cache_bytes=self._settings.node.cache * 1024 * 1024,
             random64=lambda: secrets.randbits(64),
             trace=_trace,
             settings={name: {"value": item.value, "source": item.source} for name, item in shown.items()},

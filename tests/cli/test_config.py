@@ -93,6 +93,7 @@ def test_load_environment_names_the_file_and_lists_addresses_by_comma(tmp_path: 
 @pytest.mark.parametrize(
     ("setting", "value", "sentence"),
     [
+        ("cache", "-1", "cache must be an integer in 0..1048576, got -1"),
         ("weight", "0", "weight must be an integer in 1..10000, got 0"),
         ("weight", "1.5", "weight must be an integer in 1..10000, got '1.5'"),
         ("partitions", "1000", "partitions must be a power of two in 1..65536, got 1000"),
