@@ -231,6 +231,27 @@ def two_interleaving_writers(stage: Stage) -> None:
 
 
 @story
+def address_taken_by_another(stage: Stage) -> None:
+    """A node is away while another runs at its address, and keys are deleted: it is waited for, no value returns."""
+    keys = stage.fill(20)
+    stage.rest()
+    away, other = stage.hosts[1:3]
+    for host in (away, other):
+        host.kill()
+    away.swap_addresses(other)
+    other.start()
+    stage.wait(5)
+    for key in keys:
+        stage.put(stage.hosts[0], key, None, stage.get(stage.hosts[0], key))
+    stage.wait(REAPED_S)
+    hints = [host.name for host in stage.hosts if host.up and away.id in host.node.replica.hinted]
+    stage.expect(hints, f"hints for {away.name} wait until it is back")
+    away.start()
+    stage.rest()
+    stage.expect(not any(stage.get(away, key, r=3).values for key in keys), "what was deleted stays so")
+
+
+@story
 def hint_for_a_removed_node(stage: Stage) -> None:
     """A node dies and is removed while hints for it wait: its successors get them."""
     keys = [b"hint-%d" % number for number in range(30)]
