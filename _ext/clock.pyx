@@ -637,9 +637,11 @@ cdef object context_seal(bytes cluster):
 
 
 cdef bytes _seal(const uint8_t *body, Py_ssize_t size, bytes key, object seal):
+    cdef bytes both = PyBytes_FromStringAndSize(NULL, size + PyBytes_GET_SIZE(key))
+    memcpy(PyBytes_AS_STRING(both), body, size)
+    memcpy(PyBytes_AS_STRING(both) + size, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
     state = seal.copy()
-    state.update(PyBytes_FromStringAndSize(<const char *>body, size))
-    state.update(key)
+    state.update(both)
     return state.digest()
 
 

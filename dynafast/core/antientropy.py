@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.clock import Record
 from dynafast._ext.merkle import differing
+from dynafast.core.admission import RECORD
 from dynafast.core.errands import Ask, Errand, Errands, heed
 from dynafast.core.machine import Machine
 from dynafast.core.repairs import keys_of, records_of, roots_of
@@ -275,7 +276,7 @@ class AntiEntropy(Machine):
 
     def _read(self, pair: Pair, p: int, keys: list[bytes]) -> "Generator[Ask, Any, list[tuple[bytes, Record | None]]]":
         """Return some of their records, the first at least (see `records_of`)."""
-        answer = yield Ask(pair.peer, Op.READ, [p, keys, self.node.replica.round], KEY_GUESS * len(keys))
+        answer = yield Ask(pair.peer, Op.READ, [p, keys, self.node.replica.round], RECORD * len(keys))
         number, records = records_of(answer, keys)
         self.node.admission.spend(sum(len(item) for item in answer[1] if item))
         if number < self.node.replica.round:
@@ -317,7 +318,7 @@ class AntiEntropy(Machine):
                     break
             keys = keys[taken:]
             if items and self.node.coordinator.view.own[partition]:
-                merged = yield Ask(pair.peer, Op.MERGE, [partition, number, items], size)
+                merged = yield Ask(pair.peer, Op.MERGE, [partition, number, items], size + RECORD * len(items))
                 pair.moved += sum(digest is not None for digest in merged) if isinstance(merged, list) else 0
 
     def _hold_back(self, pair: Pair, key: bytes) -> bool:

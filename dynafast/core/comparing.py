@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.merkle import differing
 from dynafast._ext.replica import MODE_NONE
+from dynafast.core.admission import RECORD
 from dynafast.core.errands import Ask
 from dynafast.core.repairs import keys_of, records_of
 from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError, RefusedError
@@ -26,7 +27,6 @@ WIDE = 32  # if more leaves differ, the whole partition is walked
 PAGE_KEYS = 500
 RECORDS_MAX = 64  # in one message
 BYTES_MAX = 256 * 1024
-RECORD_GUESS = 1_000  # bytes
 TRIES_MAX = 5  # for a record that is too old each time
 BAD_MAX = 100  # keys remembered by name
 
@@ -87,7 +87,7 @@ def push(node: "Node", peer: "Peer", partition: int) -> Steps:
         known: dict[bytes, int] = {}
         after, over = b"", False
         while not over:
-            answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, PAGE_KEYS], RECORD_GUESS)
+            answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, PAGE_KEYS], RECORD)
             page, over = keys_of(answer)
             known.update(page)
             after = max(page, default=after)
@@ -114,7 +114,7 @@ def _give(node: "Node", peer: "Peer", partition: int, keys: list[bytes]) -> Step
                 break
         keys = keys[taken:]
         if items:
-            merged = yield Ask(peer, Op.MERGE, [partition, number, items], size)
+            merged = yield Ask(peer, Op.MERGE, [partition, number, items], size + RECORD * len(items))
             if not isinstance(merged, list) or len(merged) != len(items):
                 raise PeerProtocolError("an answer to MERGE must have one item for each record")
             if None in merged:
@@ -132,7 +132,7 @@ def _take(
 ) -> Steps:
     over = False
     while not over:
-        answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, PAGE_KEYS], RECORD_GUESS)
+        answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, PAGE_KEYS], RECORD)
         page, over = keys_of(answer)
         if page and (min(page) <= after or any(node.partition_of(key) != partition for key in page)):
             raise PeerProtocolError("an answer to KEYS lists keys that were not asked for")
@@ -159,7 +159,7 @@ def _take_page(node: "Node", peer: "Peer", partition: int, page: dict[bytes, int
     tries = 0
     while wanted:
         asked = wanted[:RECORDS_MAX]
-        answer = yield Ask(peer, Op.READ, [partition, asked, replica.round], RECORD_GUESS * len(asked))
+        answer = yield Ask(peer, Op.READ, [partition, asked, replica.round], RECORD * len(asked))
         number, records = records_of(answer, asked)
         if number < replica.round:  # ours was raised meanwhile: what was read before that may have been reaped
             tries += 1

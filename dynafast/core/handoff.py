@@ -11,6 +11,7 @@ Hints for a node that is no member any more, or no longer a target, become hints
 
 from typing import TYPE_CHECKING, Any
 
+from dynafast.core.admission import RECORD
 from dynafast.core.errands import heed
 from dynafast.core.machine import Machine
 from dynafast.errors import CorruptRecordError, DynafastError, StoreError
@@ -157,7 +158,7 @@ class Handoff(Machine):
             if size >= BYTES_MAX:
                 break
         if items:
-            self.node.admission.spend(size)
+            self.node.admission.spend(size + RECORD * len(items))
             self._send(delivery, peer, partition, number, items)
 
     def _send(

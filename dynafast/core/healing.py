@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dynafast._ext.clock import Record
 from dynafast._ext.replica import MODE_NONE
 from dynafast.core import identity
+from dynafast.core.admission import RECORD
 from dynafast.core.errands import Ask, Errand, Errands
 from dynafast.core.machine import Machine
 from dynafast.core.membership import NODE_ID_SIZE
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 LOOK_NS = 200_000_000
 RETRY_NS = 1_000_000_000
 ERRANDS_MAX = 4
-RECORD_GUESS = 1_000  # bytes
 LOST_MAX = 100_000
 NOBODY = bytes(NODE_ID_SIZE)  # no member: what is given to it may be claimed back
 
@@ -95,11 +95,11 @@ class Healing(Machine):
                 continue
             if not peer.usable:
                 raise DynafastError(f"waits for {peer.name}")
-            answer = yield Ask(peer, Op.READ, [partition, [object_key], replica.round], RECORD_GUESS)
+            answer = yield Ask(peer, Op.READ, [partition, [object_key], replica.round], RECORD)
             number, [(_, record)] = records_of(answer, [object_key])
             if number < replica.round:
                 raise DynafastError(f"waits for {peer.name}, which has not heard of round {replica.round}")
-            answer = yield Ask(peer, Op.ROOTS, [[partition]], RECORD_GUESS)
+            answer = yield Ask(peer, Op.ROOTS, [[partition]], RECORD)
             [(_, seats)] = roots_of(answer, 1)  # told after the record: so the record was that of these seats
             unseen &= ~seats
             if record is None:

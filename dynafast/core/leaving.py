@@ -7,6 +7,7 @@ node takes no more for others, tells its peers that it has left, and ends.
 
 from typing import TYPE_CHECKING, Any
 
+from dynafast.core.admission import RECORD
 from dynafast.core.errands import Ask, Errand, Errands
 from dynafast.core.machine import Machine
 from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError
@@ -111,7 +112,7 @@ class Leaving(Machine):
             keys = keys[taken:]
             if not items:
                 continue
-            answer: Any = yield Ask(peer, Op.HINT, [number, items], size)
+            answer: Any = yield Ask(peer, Op.HINT, [number, items], size + RECORD * len(items))
             if not isinstance(answer, list) or len(answer) != len(items):
                 raise PeerProtocolError("an answer to HINT must have one item for each record")
             for (_, key, _), digest, kept in zip(items, digests, answer, strict=True):
