@@ -806,6 +806,8 @@ cdef class Put(Quorum):
                 self, self.client, self.client_id, self.key, xxh3_64_intdigest(self.key), self.wanted,
                 self.wanted_primaries, self.strict,
             )
+            if self.strict and home.view.mine(self.partition) == 0:     # our own record would stand in for a seat
+                raise UnavailableError("this node has given its seat of the key away", {"needed": self.need})
             home.check_reachable(self)
             home.write(self, seen, True)
         except (StoreError, RequestError) as error:
