@@ -70,9 +70,11 @@ class Changes(Machine):
     # ---- requests
 
     def _named(self, name: object) -> Entry:
+        """Return the entry of a name, or of a node id in hex: a node that was replaced may be a member still."""
         if not is_label(name):
             raise BadRequestError("the name of a node must be 1 to 64 letters, digits, dots, dashes or underscores")
-        found = [entry for _, entry in sorted(self.node.membership.entries.items()) if entry.name == name]
+        entries = sorted(self.node.membership.entries.items())
+        found = [entry for _, entry in entries if name in (entry.name, entry.id.hex())]
         for entry in sorted(found, key=lambda entry: not entry.member):
             return self.node.own if entry.id == self.node.own.id else entry
         raise RefusedError(f"the cluster has no node named {name!r}", {"name": name}, code="unknown-node")

@@ -251,18 +251,19 @@ def tidy(sim: "Simulation") -> None:
     """Bring what operators believe and what the members are together again.
 
     Who was told of a removal may have died before it told others: it is asked for once more. Or a name was taken for
-    that of an earlier node, which was removed already: then the machine that turned up again has stayed a member.
+    that of an earlier node, which was removed already: then the machine that turned up again has stayed a member, or
+    there are two members of one name, of which one runs nowhere.
     """
     at = next((host for host in sim.hosts if host.process is not None), None)
     if at is not None and not sim.changing:
         running = {host.process.id: host for host in sim.every_host if host.process is not None}
-        names = {host.name for host in sim.hosts}
+        ids = {host.id for host in sim.hosts}
         for entry in at.node.membership.members():
-            if entry.name in names:
+            if entry.id in ids:
                 continue
             host = running.get(entry.id)
             if host is None:
-                Errand(sim, at, Op.REMOVE, [entry.name, False], lambda _answer: None)
+                Errand(sim, at, Op.REMOVE, [entry.id.hex(), False], lambda _answer: None)
             else:
                 host.counts, host.doomed = True, False
                 sim.welcome(host)

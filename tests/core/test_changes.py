@@ -150,6 +150,18 @@ def test_a_dead_node_is_removed_and_its_seats_are_claimed() -> None:
     check_nothing_left_over(cluster)
 
 
+def test_a_dead_node_is_removed_by_its_id() -> None:
+    """Two members can have one name, if a seed has forgotten whom it let in for whom."""
+    cluster, _ = filled(5)
+    dead = cluster.members[4]
+    id = dead.node.own.id
+    kill(cluster, dead)
+    assert ask(cluster, 0, Op.REMOVE, id.hex(), False)[0] == Op.OK
+    assert not cluster.members[0].node.membership.entries[id].member
+    assert ask(cluster, 0, Op.REMOVE, id.hex(), False)[0] == Op.OK, "an accepted change may be asked for again"
+    assert ask(cluster, 0, Op.REMOVE, bytes(8).hex(), False)[2] == "unknown-node"
+
+
 def knows_removed(member: Member, name: str) -> bool:
     """Whether a member's folder remembers that a node was removed."""
     return any(entry.name == name and not entry.member for entry in load_entries(member.store))
