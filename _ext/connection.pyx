@@ -191,7 +191,7 @@ cdef class Connection:
     and all is sent, and calls `drop` when the transport ends. While `full` is set it reads nothing more from the
     socket; once all is sent it calls `resume`. ``node`` answers what is not hot: ``hello(connection,
     fields)`` returns the fields to answer or raises, ``cold(connection, op, id, fields)``, ``linked(connection,
-    fields)``, ``refused(connection, code, message)`` and ``dropped(connection)``.
+    fields)``, ``refused(connection, code, message, details)`` and ``dropped(connection)``.
     """
 
     def __init__(self, Handler handler not None, node, *, hello=None):
@@ -571,9 +571,9 @@ cdef class Connection:
             self.node.linked(self, message[2])
             return
         if op == ERROR and len(message) == 5:
-            self.node.refused(self, str(message[2]), str(message[3]))
+            self.node.refused(self, str(message[2]), str(message[3]), message[4])
         else:
-            self.node.refused(self, "bad-request", "the answer to a HELLO must be a HELLO or an ERROR")
+            self.node.refused(self, "bad-request", "the answer to a HELLO must be a HELLO or an ERROR", None)
         self.close()
 
 

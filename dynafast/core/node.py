@@ -14,6 +14,7 @@ May not: touch a socket, a clock, a file or a random source.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -275,7 +276,12 @@ class Node:
         if cluster is not None and cluster != self.facts.cluster:
             raise RefusedError(f"this node belongs to cluster {self.facts.cluster.hex()}", code="wrong-cluster")
         if to is not None and to != self.own.id and "wrong-id" not in self.plants:
-            raise RefusedError(f"this is node {self.own.id.hex()}, not the one the caller means", code="wrong-node")
+            raise RefusedError(
+                f"this is node {self.own.id.hex()}, not the one the caller means",
+                # Perhaps many have other addresses now, and this is all that the caller hears of anybody.
+                {"entries": [self.membership.entries[self.own.id].to_wire()]} if cluster is not None else {},
+                code="wrong-node",
+            )
         if fields["role"] == "peer":
             self._check_peer(fields)
             connection.peer = fields["node"]
@@ -345,9 +351,13 @@ class Node:
             machine.linked(peer)
         self.trace("peer.linked", peer=peer.name)
 
-    def refused(self, connection: Connection, code: str, message: str) -> None:
+    def refused(self, connection: Connection, code: str, message: str, details: object) -> None:
         """A peer has refused our hello; the connection closes by itself."""
         self.trace("peer.refused", peer=connection.peer.name, code=code, message=message)
+        if code == "wrong-node" and isinstance(details, dict):
+            entries = details.get("entries")
+            with suppress(PeerProtocolError):  # then nothing is learnt
+                self.learn([Entry.from_wire(fields) for fields in entries] if isinstance(entries, list) else [])
         if code in _ENDS and self.ended is None:
             self.end("left" if self.own.status is Status.LEFT else _ENDS[code])
 

@@ -1,6 +1,7 @@
 """Told stories, by name: what once broke a design like this one, or ours. ``dynafast sim --scenario NAME``."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from dynafast.protocol import Op
 from dynafast.sim.history import ViolationError
@@ -249,6 +250,21 @@ def address_taken_by_another(stage: Stage) -> None:
     away.start()
     stage.rest()
     stage.expect(not any(stage.get(away, key, r=3).values for key in keys), "what was deleted stays so")
+
+
+@story
+def every_address_changed(stage: Stage) -> None:
+    """All nodes start again, each at the address of another: they are found through those who are met there."""
+    keys = stage.fill(20)
+    hosts = list(stage.hosts)
+    for host in hosts:
+        host.kill()
+    for one, two in pairwise(hosts):
+        one.swap_addresses(two)
+    for host in hosts:
+        host.start()
+    stage.rest()
+    stage.expect(all(stage.get(hosts[0], key, r=3).values for key in keys), "what was written is there")
 
 
 @story

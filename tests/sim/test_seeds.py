@@ -28,6 +28,9 @@ def test_without_faults_nothing_fails(seed: int) -> None:
         398,  # a backup was put back of whose later lives nobody had heard
         371,  # a node was replaced at one that knew only of an earlier node of that name
         30,  # the only owner that had a write was lost, while it was on another disk as a hint
+        318,  # addresses were swapped twice while a node was away: it and the others never met again
+        380,  # an overwrite wrote again after its coordinator had given its seat away, and counted as a fallback
+        429,  # a seed forgot whom it had let in for whom: two members had one name, and the dead one stayed
         193,  # both copies of two owners were damaged, one after the other, while there was a third as a hint
     ],
 )
