@@ -28,6 +28,7 @@ from dynafast._ext.view import Peer, View
 from dynafast.core import identity
 from dynafast.core.admission import Admission
 from dynafast.core.detector import Detector
+from dynafast.core.entering import hello
 from dynafast.core.gossip import Gossip
 from dynafast.core.healing import Healing
 from dynafast.core.identity import Given, Identity, kept_boot, load_clock, load_entries, load_given
@@ -227,17 +228,8 @@ class Node:
     def dial(self, node: bytes) -> Connection:
         """Return the core's end of a connection that was opened to a peer of `wanted`."""
         self._dialled.add(node)
-        hello = {
-            "version": WIRE_VERSION,
-            "role": "peer",
-            "cluster": self.facts.cluster,
-            "node": self.own.id,
-            "to": node,
-            "generation": self.own.generation,
-            "name": self.own.name,
-            "since": list(self._since),
-        }
-        connection = Connection(self.coordinator, self, hello=hello)
+        said = {**hello(self.own, cluster=self.facts.cluster, to=node), "since": list(self._since)}
+        connection = Connection(self.coordinator, self, hello=said)
         connection.peer = self.peers[node]
         self.detector.dialled(connection)
         return connection

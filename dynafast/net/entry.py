@@ -4,20 +4,19 @@ Talks to a seed as any peer does (HELLO, JOIN), with waits that end. May not: se
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import trio
 
-from dynafast._ext.codec import FrameReader, frame
+from dynafast._ext.codec import FrameReader
 from dynafast.config import Address, ClusterConfig, Settings
-from dynafast.core import identity
+from dynafast.core import entering, identity
 from dynafast.core.identity import ClusterFacts, Identity
 from dynafast.core.membership import Entry
 from dynafast.core.seats import Seat, pack
-from dynafast.errors import ConfigError, NotReachedError, PeerProtocolError, RefusedError, error_for
-from dynafast.limits import WIRE_VERSION
-from dynafast.protocol import GONE, HASH_NAME, Op, Status, is_uint
+from dynafast.errors import ConfigError, NotReachedError, PeerProtocolError, RefusedError
+from dynafast.protocol import GONE, Status
 from dynafast.storage.interface import Store
 
 JOIN_PATIENCE_S = 30.0
@@ -123,16 +122,7 @@ def _changed(entry: Entry, **changes: Any) -> Entry:
 
 async def _join(settings: Settings, store: Store, *, name: str, address: Address) -> Start:
     entry = _first_entry(settings, store, secrets.token_bytes(8), name, address)
-    request: dict[str, object] = {
-        "node": entry.id,
-        "name": name,
-        "partitions": settings.cluster.partitions,
-        "replicas": settings.cluster.replicas,
-        "r": settings.cluster.r,
-        "w": settings.cluster.w,
-        "hash": HASH_NAME,
-        "replace": settings.node.replace,
-    }
+    asking = entering.asking(entry, replace=settings.node.replace, wishes=asdict(settings.cluster))
     problem = "no seed was asked"
     begun = trio.current_time()
     with trio.move_on_after(JOIN_PATIENCE_S):
@@ -140,7 +130,7 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
             for seed in settings.node.join:
                 try:
                     with trio.fail_after(TRY_S):
-                        answer = await _ask(seed, entry, request)
+                        answer = await _ask(seed, asking)
                 except (OSError, trio.TooSlowError, PeerProtocolError) as error:
                     problem = f"{seed}: {error or 'no answer'}"
                 except RefusedError as error:
@@ -155,36 +145,22 @@ async def _join(settings: Settings, store: Store, *, name: str, address: Address
 
 
 def _entered(store: Store, entry: Entry, answer: dict[str, Any]) -> Start:
-    facts = ClusterFacts.from_wire(answer)
-    others = [Entry.from_wire(fields) for fields in answer["entries"]]
-    if not is_uint(answer.get("round")):
-        raise PeerProtocolError("the answer to a JOIN must have the number of the last round")
+    facts, others, number = entering.let_in(answer)
     found = Identity(node=entry.id, facts=facts)
-    identity.save(store, found, [*others, entry], number=answer["round"])
+    identity.save(store, found, [*others, entry], number=number)
     store.sync()
     return Start(identity=found, own=entry, created=False)
 
 
-async def _ask(seed: Address, entry: Entry, request: dict[str, object]) -> dict[str, Any]:
-    """Send HELLO and JOIN to one seed; return its answer. Raises RefusedError, PeerProtocolError, OSError."""
+async def _ask(seed: Address, asking: bytes) -> dict[str, Any]:
+    """Ask one seed; return its answer. Raises RefusedError, PeerProtocolError, OSError."""
     stream = await trio.open_tcp_stream(seed.host, seed.port)
-    hello = {
-        "version": WIRE_VERSION,
-        "role": "peer",
-        "cluster": None,
-        "node": entry.id,
-        "to": None,
-        "generation": entry.generation,
-        "name": entry.name,
-    }
     async with stream:
-        await stream.send_all(frame([int(Op.HELLO), 0, hello]) + frame([int(Op.JOIN), 1, request]))
+        await stream.send_all(asking)
         reader = FrameReader()
         while data := await stream.receive_some():
             for message in reader.feed(bytes(data)):
-                if message[0] == Op.ERROR and len(message) == 5:
-                    error = error_for(message[2], message[3], message[4])
-                    raise RefusedError(str(error), error.details, code=error.code)
-                if message[0] == Op.OK and message[1] == 1 and isinstance(message[2], dict):
-                    return message[2]
+                answer = entering.answer_in(message)
+                if answer is not None:
+                    return answer
     raise PeerProtocolError("the seed closed the connection without an answer")

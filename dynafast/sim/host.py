@@ -13,6 +13,7 @@ from dynafast._ext.connection import Connection
 from dynafast._ext.replica import DEFAULT_CACHE_BYTES
 from dynafast._ext.wires import End
 from dynafast.core import identity
+from dynafast.core.entering import let_in
 from dynafast.core.identity import ClusterFacts, Identity
 from dynafast.core.membership import Entry
 from dynafast.core.node import BUILD_COUNT, Node
@@ -129,8 +130,8 @@ class Host:
 
     def admitted(self, entry: Entry, answer: dict[str, Any]) -> None:
         """A seed has let us in."""
-        others = [Entry.from_wire(fields) for fields in answer["entries"]]
-        self._enter(ClusterFacts.from_wire(answer), entry, others, number=answer["round"])
+        facts, others, number = let_in(answer)
+        self._enter(facts, entry, others, number=number)
 
     def first_entry(self) -> Entry:
         """Return the entry to ask to join with."""

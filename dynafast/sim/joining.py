@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dynafast._ext.codec import FrameReader, frame
+from dynafast._ext.codec import FrameReader
 from dynafast._ext.wires import End
-from dynafast.limits import WIRE_VERSION
-from dynafast.protocol import HASH_NAME, Op
+from dynafast.core.entering import answer_in, asking
+from dynafast.errors import RefusedError
 from dynafast.sim.world import MS, SECOND
 
 if TYPE_CHECKING:
@@ -69,44 +69,26 @@ class Joiner:
             self._again(number)
             return
         end.tag = number
-        entry = self._entry
-        hello = {
-            "version": WIRE_VERSION,
-            "role": "peer",
-            "cluster": None,
-            "node": entry.id,
-            "to": None,
-            "generation": entry.generation,
-            "name": entry.name,
-        }
-        request: dict[str, object] = {
-            "node": entry.id,
-            "name": entry.name,
-            "partitions": None,
-            "replicas": None,
-            "r": None,
-            "w": None,
-            "hash": HASH_NAME,
-            "replace": self._replace,
-        }
-        self._host.network.send(end, frame([int(Op.HELLO), 0, hello]) + frame([int(Op.JOIN), 1, request]))
+        self._host.network.send(end, asking(self._entry, replace=self._replace, wishes={}))
 
     def received(self, end: End, data: bytes) -> None:
         """See `Owner`."""
         if end.tag != self._try or self._over:
             return
         for message in self._reader.feed(data):
-            if message[0] == Op.ERROR and len(message) == 5:
+            try:
+                answer = answer_in(message)
+            except RefusedError as error:
                 self._host.network.close(end)
-                if message[2] in AGAIN:
+                if error.code in AGAIN:
                     self._again(self._try)
                 else:
-                    self._finish(str(message[2]))
+                    self._finish(error.code)
                 return
-            if message[0] == Op.OK and message[1] == 1:
+            if answer is not None:
                 self._host.network.close(end)
                 self._over = True
-                self._host.admitted(self._entry, message[2])
+                self._host.admitted(self._entry, answer)
                 self._done(None)
                 return
 
