@@ -180,9 +180,6 @@ cdef class Handler:
     cdef bint awaits_flush(self) noexcept:
         return False
 
-    cdef bint coordinates(self, bytes key) except -1:
-        raise NotImplementedError
-
 
 cdef class Connection:
     """One end of a connection.

@@ -819,9 +819,9 @@ cdef class Put(Quorum):
         return self.home.replicate(self)
 
     cdef int rejected(self, object error) except -1:
-        self.finish()
         if self.rounds:
             return self.refuse("uncertain", f"the overwrite was beaten and could not be repeated: {error}", {})
+        self.finish()
         return _fail_store(self.client, self.client_id, error)
 
     cdef int give_up(self) except -1:
@@ -1293,9 +1293,6 @@ cdef class Coordinator(Handler):
         self.dirty.append(conn)
         return 0
 
-    cdef bint coordinates(self, bytes key) except -1:
-        return self.view.mine(self.view.locate(xxh3_64_intdigest(key))) != 0
-
     cdef int answer(self, Connection conn, int op, uint64_t id, Cursor *body, Cursor *rest) except -1:
         cdef Pending request = self.pending.get(id)
         cdef Peer peer = conn.peer
@@ -1318,7 +1315,8 @@ cdef class Coordinator(Handler):
             return 0
         cdef Relay relay
         if self.view.mine(partition):
-            return self.coordinate_get(conn, id, key, position, options)
+            self.coordinate_get(conn, id, key, position, options)
+            return 0
         relay = self.forward(conn, id, GET, key, partition, options)
         if relay is None:
             return 0
@@ -1326,7 +1324,8 @@ cdef class Coordinator(Handler):
         put_bytes(self.scratch, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         relay.fields = self.scratch.take()
         self.relayed += 1
-        return relay.begin()
+        relay.begin()
+        return 1
 
     cdef int coordinate_get(
         self, Connection conn, uint64_t id, bytes key, uint64_t position, const Options *options
@@ -1382,7 +1381,8 @@ cdef class Coordinator(Handler):
             return 0
         cdef Relay relay
         if self.view.mine(partition):
-            return self.coordinate_put(conn, id, key, position, value, context, write_id, options)
+            self.coordinate_put(conn, id, key, position, value, context, write_id, options)
+            return 0
         relay = self.forward(conn, id, PUT, key, partition, options)
         if relay is None:
             return 0
@@ -1390,7 +1390,8 @@ cdef class Coordinator(Handler):
         relay.context = context
         memcpy(relay.write_id, write_id, ID_SIZE)
         relay.fields = _put_fields(key, value, context, write_id)
-        return relay.begin()
+        relay.begin()
+        return 1
 
     cdef int coordinate_put(
         self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,

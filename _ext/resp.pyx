@@ -368,9 +368,8 @@ cdef class RespConnection(Connection):
         slot = self._take_slot(kind)
         key = PyBytes_FromStringAndSize(<const char *>at.at, at.size)
         self.outstanding += 1
-        self.handler.get(self, slot, key, &options)
-        if self.kinds[slot] == kind:
-            self._mark_slot(slot, key)
+        if self.handler.get(self, slot, key, &options) and self.kinds[slot] == kind:
+            self._mark_slot(slot, at)
         return 1
 
     cdef int _set(self) except -1:
@@ -391,12 +390,11 @@ cdef class RespConnection(Connection):
         self.underway += self.reader.args[2].size
         key = PyBytes_FromStringAndSize(<const char *>at.at, at.size)
         self.outstanding += 1
-        self.handler.put(
+        if self.handler.put(
             self, slot, key, PyBytes_FromStringAndSize(<const char *>self.reader.args[2].at, self.reader.args[2].size), None, write_id,
             &options,
-        )
-        if self.kinds[slot] == SET:
-            self._mark_slot(slot, key)
+        ) and self.kinds[slot] == SET:
+            self._mark_slot(slot, at)
         return 1
 
     cdef int _rare(self) except -1:
@@ -502,6 +500,7 @@ cdef class RespConnection(Connection):
         cdef bytes key = batch.keys[i]
         cdef uint8_t[16] write_id
         cdef Options options
+        cdef bint passed_on
         cdef uint8_t bucket = _bucket(<const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         if self.marked and self.busy[bucket]:
             return False
@@ -513,11 +512,13 @@ cdef class RespConnection(Connection):
             options.overwrite = True
             self._new_write(write_id)
             self.underway += PyBytes_GET_SIZE(batch.values[i])
-            self.handler.put(self, batch.slot | <uint64_t>i << INDEX_SHIFT, key, batch.values[i], None, write_id, &options)
+            passed_on = self.handler.put(
+                self, batch.slot | <uint64_t>i << INDEX_SHIFT, key, batch.values[i], None, write_id, &options
+            )
         else:
-            self.handler.get(self, batch.slot | <uint64_t>i << INDEX_SHIFT, key, &options)
+            passed_on = self.handler.get(self, batch.slot | <uint64_t>i << INDEX_SHIFT, key, &options)
         # A delete asks and then writes: what comes after it must not slip in between.
-        if batch.parts[i] != ANSWERED and (batch.op == DEL or not self.handler.coordinates(key)):
+        if batch.parts[i] != ANSWERED and (batch.op == DEL or passed_on):
             batch.marks[i] = 1
             self.busy[bucket] += 1
             self.marked += 1
@@ -535,9 +536,10 @@ cdef class RespConnection(Connection):
             self._new_write(write_id)
             self.outstanding += 1
             batch.parts[i] = DELETING
-            return self.handler.put(
+            self.handler.put(
                 self, batch.slot | <uint64_t>i << INDEX_SHIFT, batch.keys[i], None, context, write_id, &options
             )
+            return 0
         batch.total += 1
         if batch.op == MGET and batch.size <= _ANSWER_MAX:
             batch.size += size
@@ -600,12 +602,9 @@ cdef class RespConnection(Connection):
         self.objects[slot] = held
         return 0
 
-    cdef int _mark_slot(self, Py_ssize_t slot, bytes key) except -1:
-        """A request waits: unless it is coordinated here, a later one on the same key must wait for it."""
-        cdef uint8_t bucket
-        if self.handler.coordinates(key):
-            return 0
-        bucket = _bucket(<const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    cdef int _mark_slot(self, Py_ssize_t slot, const Argument *key) except -1:
+        """A request was passed on and waits: a later one on the same key must wait for it."""
+        cdef uint8_t bucket = _bucket(key.at, key.size)
         self.marks[slot] = True
         self.buckets[slot] = bucket
         self.busy[bucket] += 1
