@@ -63,13 +63,18 @@ cdef void close_frame(Buffer *out, size_t start) noexcept nogil:
         out.data[start + i] = <uint8_t>(size >> (24 - 8 * i))
 
 
+cdef size_t open_frame(Buffer *out) noexcept nogil:
+    """Leave room for the length of a frame, for which there is space; return where it begins, for `close_frame`."""
+    out.end += 4
+    return out.end - 4
+
+
 cdef int get(Wire *wire, int64_t id, const uint8_t *key, size_t key_size) noexcept nogil:
     cdef Buffer *out = &wire.output
     cdef size_t start
     if reserve(out, 40 + key_size + wire.settings.get_tail_size):
         return -1
-    start = out.end
-    out.end += 4
+    start = open_frame(out)
     head(out, ARRAY, 4)
     head(out, UINT, 2)
     head(out, UINT, <uint64_t>id + 1)
@@ -85,8 +90,7 @@ cdef int put(Wire *wire, int64_t id, const Put *put) noexcept nogil:
     cdef size_t start
     if reserve(out, 100 + put.key_size + put.value_size + put.context_size + wire.settings.put_tail_size):
         return -1
-    start = out.end
-    out.end += 4
+    start = open_frame(out)
     head(out, ARRAY, 7)
     head(out, UINT, 3)
     head(out, UINT, <uint64_t>id + 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.load import Histogram, LoadError, Workload, fill, native
 from bench.output import table
-from bench.paper.experiment import Claim, Experiment, Found, give, summary
+from bench.paper.experiment import Claim, Experiment, Found, give, percentile_plots, summary
 from dynafast import Client
 from dynafast.testing import Cluster, ClusterError
 
@@ -167,15 +167,6 @@ def _tables(found: Found) -> str:
     return table(head, rows)
 
 
-def _plots(folder: Path, name: str, found: Found) -> list[Path]:
-    from bench import plot
-
-    path = folder / f"{name}.svg"
-    whole = {name: Histogram.decode(hdr) for name, hdr in found["hdr"].items()}
-    plot.percentiles(path, whole, title="Latency before and while data moves (6.5)")
-    return [path]
-
-
 SECTION_65 = Experiment(
     title="Section 6.5: foreground and background",
     setting=(
@@ -186,5 +177,5 @@ SECTION_65 = Experiment(
     measure=_measure,
     claims=_claims,
     tables=_tables,
-    plots=_plots,
+    plots=percentile_plots("Latency before and while data moves (6.5)"),
 )

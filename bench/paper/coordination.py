@@ -2,14 +2,13 @@
 
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench._ext.keys import Keys
 from bench.load import Histogram, Workload, fill, native, owners
 from bench.output import table
-from bench.paper.experiment import Claim, Experiment, Found, give, summary
+from bench.paper.experiment import Claim, Experiment, Found, give, percentile_plots, summary
 from dynafast.client.ring import RingMap
 from dynafast.testing import Cluster
 
@@ -116,15 +115,6 @@ def _pair(found: Found, name: str, kind: str, shown: str) -> tuple[float, float]
     return PAPER[name][kind][shown], middle(found["turns"], name, kind, shown)
 
 
-def _plots(folder: Path, name: str, found: Found) -> list[Path]:
-    from bench import plot
-
-    path = folder / f"{name}.svg"
-    whole = {name: Histogram.decode(hdr) for name, hdr in found["hdr"].items()}
-    plot.percentiles(path, whole, title="Latency by who coordinates (table 2)")
-    return [path]
-
-
 TABLE_2 = Experiment(
     title="Table 2: who coordinates",
     setting=(
@@ -137,5 +127,5 @@ TABLE_2 = Experiment(
     measure=_measure,
     claims=_claims,
     tables=_tables,
-    plots=_plots,
+    plots=percentile_plots("Latency by who coordinates (table 2)"),
 )

@@ -55,6 +55,19 @@ class Experiment:
         return f"{self.setting}\n\n{claims}\n\n{self.tables(found)}"
 
 
+def percentile_plots(title: str) -> Callable[[Path, str, Found], list[Path]]:
+    """Return what draws the distributions ``found["hdr"]``, a line for each."""
+
+    def plots(folder: Path, name: str, found: Found) -> list[Path]:
+        from bench import plot  # here, as in all experiments: matplotlib is slow to import
+
+        path = folder / f"{name}.svg"
+        plot.percentiles(path, {line: Histogram.decode(hdr) for line, hdr in found["hdr"].items()}, title=title)
+        return [path]
+
+    return plots
+
+
 def give(
     target: Target,
     workload: Workload,

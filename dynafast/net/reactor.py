@@ -65,9 +65,8 @@ class _Flusher:
 class ReactorSockets:
     """See `dynafast.net.sockets.Sockets`."""
 
-    def __init__(self, node: Node, turn: Callable[[], None], sync: Callable[[], int]) -> None:
+    def __init__(self, node: Node, sync: Callable[[], int]) -> None:
         self._node = node
-        self._turn = turn
         self._flusher = _Flusher(sync)
         self._reactor = Reactor(
             node.coordinator, flush_fd=self._flusher.wake, flushed_fd=self._flusher.done, flushed=self._flushed

@@ -50,7 +50,7 @@ def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], sync: Callabl
     Args:
         kind: which way; ``auto``: the fastest one that this system has.
         node: the core.
-        turn: called before the core is given anything: tells it the time.
+        turn: called before the core is given anything: tells it the time (the reactor does that itself).
         sync: flushes the store, in another thread; returns up to where.
 
     Raises:
@@ -59,7 +59,7 @@ def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], sync: Callabl
     if kind != "streams" and sys.platform == "linux":
         from dynafast.net.reactor import ReactorSockets  # here: other systems have none
 
-        return ReactorSockets(node, turn, sync)
+        return ReactorSockets(node, sync)
     if kind == "reactor":
         raise ConfigError(f"sockets must be auto or streams on {sys.platform}, which has no epoll, got 'reactor'")
     from dynafast.net.transport import StreamSockets

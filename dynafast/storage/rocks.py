@@ -119,8 +119,10 @@ class RocksStore:
 
     def write(self, batch: Batch) -> int:
         """See `Store`."""
-        self._check_open()
-        return self._submit(batch) if batch.ops else self.sequence
+        if not batch.ops:
+            self._check_open()
+            return self.sequence
+        return self._submit(batch)
 
     def _submit(self, batch: Batch) -> int:
         """Write what is staged and *batch*."""

@@ -206,7 +206,7 @@ def test_rate_changes_as_told() -> None:
         assert result.offered == pytest.approx(400)
 
 
-@pytest.mark.parametrize(
+each_other_protocol = pytest.mark.parametrize(
     ("kind", "target"),
     [
         (Redis, lambda at: resp([at])),
@@ -216,6 +216,9 @@ def test_rate_changes_as_told() -> None:
     ],
     ids=["resp", "resp-wait", "nats", "etcd"],
 )
+
+
+@each_other_protocol
 def test_other_protocols_write_read_and_check(kind: Any, target: Any) -> None:
     workload = replace(FEW, reads=60, updates=20, changes=20).sized("20-300")
     with serving(kind) as address:
@@ -227,16 +230,7 @@ def test_other_protocols_write_read_and_check(kind: Any, target: Any) -> None:
 DAMAGED = {**SHORT, "seconds": 0.5, "timeout": 0.2}
 
 
-@pytest.mark.parametrize(
-    ("kind", "target"),
-    [
-        (Redis, lambda at: resp([at])),
-        (Redis, lambda at: resp([at], wait=1)),
-        (Nats, lambda at: nats([at], bucket="b")),
-        (Etcd, lambda at: etcd([at])),
-    ],
-    ids=["resp", "resp-wait", "nats", "etcd"],
-)
+@each_other_protocol
 @pytest.mark.parametrize("seed", range(2))
 def test_damaged_answers_are_failures_and_no_end(kind: Any, target: Any, seed: int) -> None:
     """Whatever a server sends, the generator goes on: a new connection, the next request."""

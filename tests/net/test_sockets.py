@@ -4,8 +4,8 @@ import gc
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import cbor2
@@ -46,6 +46,22 @@ class Server:
         self.before_sync()
         self.syncs += 1
         return self.node.store.sync()
+
+    @contextmanager
+    def holding_syncs(self) -> Iterator[None]:
+        """Let flushes hang meanwhile."""
+        held = [True]
+
+        def wait() -> None:
+            deadline = time.monotonic() + PATIENCE_S
+            while held and time.monotonic() < deadline:
+                time.sleep(0.001)
+
+        self.before_sync = wait
+        try:
+            yield
+        finally:
+            held.clear()
 
     async def client(self) -> "Client":
         stream = await trio.open_tcp_stream(*self.listener.getsockname())
@@ -201,39 +217,23 @@ async def test_lost_framing_is_answered_then_closed(kind: Kind) -> None:
 
 async def test_a_client_that_goes_is_forgotten_with_its_requests(kind: Kind) -> None:
     async with serving(kind) as server:
-        held = [True]
-
-        def wait() -> None:
-            deadline = time.monotonic() + PATIENCE_S
-            while held[0] and time.monotonic() < deadline:
-                time.sleep(0.001)
-
-        server.before_sync = wait
         client, other = await server.client(), await server.client()
-        await client.send(put(1, b"k", b"v"))
-        await until(lambda: server.node.busy > 0)
-        await client.stream.aclose()
-        assert (await other.ask(Op.GET, 1, b"none", None))[0] == Op.FOUND  # a flush under way holds up no read
-        held[0] = False
+        with server.holding_syncs():
+            await client.send(put(1, b"k", b"v"))
+            await until(lambda: server.node.busy > 0)
+            await client.stream.aclose()
+            assert (await other.ask(Op.GET, 1, b"none", None))[0] == Op.FOUND  # a flush under way holds up no read
         await until(lambda: server.node.busy == 0)
         assert (await other.ask(Op.GET, 2, b"k", None))[2][0][4] == b"v"
 
 
 async def test_what_arrives_during_a_flush_shares_the_next_one(kind: Kind) -> None:
     async with serving(kind) as server:
-        held = [True]
-
-        def wait() -> None:
-            deadline = time.monotonic() + PATIENCE_S
-            while held[0] and time.monotonic() < deadline:
-                time.sleep(0.001)
-
-        server.before_sync = wait
         clients = [await server.client() for _ in range(20)]
-        for number, client in enumerate(clients):
-            await client.send(put(1, b"%d" % number, b"v"))
-        await until(lambda: server.node.busy >= 2 * len(clients))  # each is pending and waits for a flush
-        held[0] = False
+        with server.holding_syncs():
+            for number, client in enumerate(clients):
+                await client.send(put(1, b"%d" % number, b"v"))
+            await until(lambda: server.node.busy >= 2 * len(clients))  # each is pending and waits for a flush
         for client in clients:
             assert (await client.receive())[0] == Op.WRITTEN
         assert server.syncs <= 3
