@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import load
-from bench.load import LoadError, Workload, fill, native, owners
+from bench.load import LoadError, Workload, fill
 from bench.machine import cpu_s
 from bench.output import save, table
 from bench.peers import redis_benchmark
@@ -67,13 +67,10 @@ def _measure(
 ) -> dict[str, float | None]:
     if measure.client == "redis-benchmark":
         return _measure_resp(running, measure, seconds)
-    target = running.target
-    if measure.routed:
-        target = native(running.addresses, owners=owners(running.addresses, WORKLOAD))
     workload = Workload(records=WORKLOAD.records, reads=measure.reads, updates=100 - measure.reads)
     paces = [(seconds, rates[measure.half] / 2)] if measure.half else []
     result = load.run(
-        target,
+        running.target,
         workload,
         connections=measure.connections,
         depth=measure.depth,

@@ -31,13 +31,11 @@ class Running:
         pids: of all its processes.
         target: of our own client.
         resp: HOST:PORT for redis-benchmark; None: it does not speak that.
-        addresses: of its nodes, when it is this project.
     """
 
     pids: tuple[int, ...]
     target: Target
     resp: str | None = None
-    addresses: tuple[str, ...] = ()
 
 
 class _Processes:
@@ -107,7 +105,6 @@ def dynafast(*, nodes: int, replicas: int, durability: str) -> Iterator[Running]
             pids=tuple(node.pid for node in cluster.nodes if node.pid),
             target=native(cluster.addresses),
             resp=cluster.nodes[0].resp,
-            addresses=tuple(cluster.addresses),
         )
 
 

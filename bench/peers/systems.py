@@ -16,7 +16,6 @@ class Measure:
         client: "own" or "redis-benchmark"; the latter asks for one kind at a time.
         reads: percent; the rest are updates.
         half: open loop, at half of the rate that the measure of that name had in this turn.
-        routed: each request goes to a node that serves its key.
     """
 
     client: str = "own"
@@ -24,7 +23,6 @@ class Measure:
     connections: int = 50
     depth: int = 1
     half: str | None = None
-    routed: bool = False
 
 
 # Name -> load. A later one may refer to an earlier one by `half`.
@@ -38,8 +36,6 @@ MEASURES: Mapping[str, Measure] = {
     "put-one": Measure(connections=1),
     "mixed": Measure(reads=50),
     "mixed-half": Measure(reads=50, half="mixed"),
-    "any": Measure(reads=50, connections=10),
-    "owner": Measure(reads=50, connections=10, routed=True),
 }
 RESP = ("resp-set", "resp-get", "resp-set-16", "resp-get-16")
 OWN = ("put", "get", "put-one")
@@ -104,10 +100,5 @@ SYSTEMS: Mapping[str, System] = {
         start=partial(nats_nodes, 3),
         loses="up to two minutes when two machines lose power (it syncs that seldom); gets may be stale",
         measures=OWN,
-    ),
-    "dynafast, 5 nodes, interval": System(
-        start=partial(dynafast, nodes=5, replicas=3, durability="interval"),
-        loses="the last second when two machines lose power",
-        measures=("any", "owner"),
     ),
 }

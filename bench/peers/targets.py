@@ -58,7 +58,7 @@ class Aim:
 ONE, ONE_SYNCED = "dynafast, N=1, interval", "dynafast, N=1, group"
 THREE, THREE_SYNCED = "dynafast, 3 nodes, interval", "dynafast, 3 nodes, group"
 EVERYSEC, ALWAYS, WAIT = "redis everysec", "redis always", "redis + 2, WAIT 1"
-ETCD, NATS, FIVE = "etcd, 3 nodes", "nats kv, 3 replicas", "dynafast, 5 nodes, interval"
+ETCD, NATS = "etcd, 3 nodes", "nats kv, 3 replicas"
 
 AIMS = (
     Aim("SET, 50 connections: interval, redis everysec", Side(ONE, "resp-set"), Side(EVERYSEC, "resp-set"), 0.9),
@@ -110,13 +110,6 @@ AIMS = (
         Side(ONE, "resp-get", "server_us"),
         Side(EVERYSEC, "resp-get", "server_us"),
         1.5,
-        at_least=False,
-    ),
-    Aim(
-        "five nodes: mean latency, client-driven, server-driven",
-        Side(FIVE, "owner", "mean_ms"),
-        Side(FIVE, "any", "mean_ms"),
-        0.6,
         at_least=False,
     ),
 )

@@ -80,8 +80,8 @@ def test_wrong_value_is_noticed() -> None:
     with Server(1) as server:
         target = native(server.addresses)
         fill(target, FEW)
-        [version] = server.store.versions[b"key-%012d" % 7]
-        version[4] = version[4][:-1] + bytes([version[4][-1] ^ 1])
+        for [version] in server.store.versions.values():
+            version[4] = version[4][:-1] + bytes([version[4][-1] ^ 1])
         result = run(target, replace(FEW, reads=100, updates=0), **SHORT)
         assert result.wrong == result.failed == result.errors["wrong value"] > 0
         with pytest.raises(LoadError, match="wrong value"):
@@ -201,8 +201,9 @@ def test_rate_changes_as_told() -> None:
         target = native(server.addresses)
         fill(target, FEW)
         result = run(target, FEW, connections=4, processes=2, warmup=0.0, tick=0.3, paces=[(0.3, 200), (0.6, 500)])
-        assert result.done == len(result.all) == pytest.approx(60 + 300, abs=2)
-        assert result.ticks[0].done == pytest.approx(60, abs=15)
+        assert result.done == len(result.all)
+        assert result.done + result.unsent == pytest.approx(60 + 300, abs=2)
+        assert 0 < result.ticks[0].done < 60 + 15
         assert result.offered == pytest.approx(400)
 
 
