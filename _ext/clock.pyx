@@ -9,8 +9,6 @@ the actor rule, in the coordinator), drop context entries, or read a clock.
 
 from hashlib import blake2b
 
-from xxhash import xxh3_64_intdigest
-
 from dynafast.errors import BadContextError, CorruptRecordError, InvariantViolation
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -35,6 +33,7 @@ from dynafast._ext.codec cimport (
     read_uint,
     store_be,
 )
+from dynafast._ext.xxh3 cimport hash_raw
 
 EQUAL = 0
 BEFORE = -1
@@ -46,6 +45,7 @@ cdef enum:
     LOCAL_SIZE = 25                 # actor, boot, counter, number of hints; 8 bytes for each hint follow
     ENTRY_SIZE = 24                 # of a sealed context: actor, counter, time
     SEAL_SIZE = 12
+    PACKED_USUAL = 8                # entries and dots that are hashed without an object for them
     CONTEXT_FORMAT = 1
 
 _PERSON = b"dynafast-context"
@@ -190,9 +190,15 @@ cdef class Record:
         return self.hashed
 
     cdef uint64_t compute_hash(self) except? 0:
-        cdef bytes packed = PyBytes_FromStringAndSize(NULL, 8 + 16 * (self.entry_count + self.dot_count))
-        cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(packed)
-        cdef Py_ssize_t i
+        cdef uint8_t[8 + 16 * PACKED_USUAL] usual
+        cdef Py_ssize_t i, size = 8 + 16 * (self.entry_count + self.dot_count)
+        cdef bytes larger = None
+        cdef uint8_t *to = usual
+        cdef const uint8_t *packed
+        if size > <Py_ssize_t>sizeof(usual):
+            larger = PyBytes_FromStringAndSize(NULL, size)
+            to = <uint8_t *>PyBytes_AS_STRING(larger)
+        packed = to
         store_be(to, <uint64_t>self.entry_count, 8)
         to += 8
         for i in range(self.entry_count):
@@ -203,7 +209,7 @@ cdef class Record:
             store_be(to, self.dots[i].actor, 8)
             store_be(to + 8, self.dots[i].counter, 8)
             to += 16
-        return xxh3_64_intdigest(packed)
+        return hash_raw(packed, size, 0)
 
     cdef bint first_of_write(self, Py_ssize_t index) noexcept:
         """Whether no earlier live version has the same write id: versions of one id are shown as one."""

@@ -17,8 +17,6 @@ by connections. Nothing here waits.
 from collections import deque
 from contextlib import suppress
 
-from xxhash import xxh3_64_intdigest
-
 from dynafast.errors import (
     BadRequestError,
     CorruptRecordError,
@@ -78,6 +76,7 @@ from dynafast._ext.connection cimport (
 )
 from dynafast._ext.replica cimport GIVEN, NONE
 from dynafast._ext.view cimport SEATS_MAX, count_seats
+from dynafast._ext.xxh3 cimport hash_bytes
 
 cdef enum:
     ID_SIZE = 16
@@ -803,7 +802,7 @@ cdef class Put(Quorum):
         self.finish()
         try:
             home.start(
-                self, self.client, self.client_id, self.key, xxh3_64_intdigest(self.key), self.wanted,
+                self, self.client, self.client_id, self.key, hash_bytes(self.key, 0), self.wanted,
                 self.wanted_primaries, self.strict,
             )
             if self.strict and home.view.mine(self.partition) == 0:     # our own record would stand in for a seat
@@ -916,7 +915,7 @@ cdef class Relay(Pending):
     cdef int take_over(self) except -1:
         """No replica can be asked, and none has done anything: this node stands in for one."""
         cdef int64_t left_ms = (self.deadline_ns - self.home.now_ns) // 1_000_000
-        cdef uint64_t position = xxh3_64_intdigest(self.key)
+        cdef uint64_t position = hash_bytes(self.key, 0)
         self.home.pending.pop(self.rid, None)
         self.options.timeout_ms = <int>max(1, left_ms)
         if self.op == GET:
@@ -1173,7 +1172,7 @@ cdef class Coordinator(Handler):
                 keys.add((<Quorum>request).object_key)
             elif isinstance(request, Relay):
                 key = (<Relay>request).key
-                keys.add(_object_key(xxh3_64_intdigest(key), key))
+                keys.add(_object_key(hash_bytes(key, 0), key))
         return keys
 
     @property
@@ -1308,7 +1307,7 @@ cdef class Coordinator(Handler):
         return 0
 
     cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:
-        cdef uint64_t position = xxh3_64_intdigest(key)
+        cdef uint64_t position = hash_bytes(key, 0)
         cdef Py_ssize_t partition = self.view.locate(position)
         self.observe(options.time)
         if not self._takes(conn, id):
@@ -1374,7 +1373,7 @@ cdef class Coordinator(Handler):
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
         const Options *options,
     ) except -1:
-        cdef uint64_t position = xxh3_64_intdigest(key)
+        cdef uint64_t position = hash_bytes(key, 0)
         cdef Py_ssize_t partition = self.view.locate(position)
         self.observe(options.time)
         if not self._takes(conn, id):
@@ -1424,7 +1423,7 @@ cdef class Coordinator(Handler):
         return self.bound_staged()
 
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1:
-        cdef uint64_t position = xxh3_64_intdigest(key)
+        cdef uint64_t position = hash_bytes(key, 0)
         cdef Local local
         cdef Record record
         cdef Buffer out
@@ -1454,7 +1453,7 @@ cdef class Coordinator(Handler):
     cdef int store(
         self, Connection conn, uint64_t id, bytes key, uint64_t target, int flags, uint64_t round, bytes record
     ) except -1:
-        cdef uint64_t position = xxh3_64_intdigest(key)
+        cdef uint64_t position = hash_bytes(key, 0)
         cdef Py_ssize_t partition = self.view.locate(position)
         cdef uint8_t seats = self.view.mine(partition)
         cdef uint8_t mode = self.replica.mode_at(partition)

@@ -11,8 +11,6 @@ modes, whom to hint or what to send, or wait for a flush: its callers do.
 
 from collections import deque
 
-from xxhash import xxh3_64_intdigest
-
 from dynafast._ext.codec import dumps, loads
 from dynafast.errors import CorruptRecordError, HintsFullError, InvariantViolation
 from dynafast.storage.interface import Batch, Family, partition_range, walk
@@ -25,6 +23,7 @@ from libc.string cimport memset
 from dynafast._ext.clock cimport HINTS_MAX, load_stored
 from dynafast._ext.codec cimport load_be
 from dynafast._ext.hot cimport Hot, HotRecords
+from dynafast._ext.xxh3 cimport hash_bytes
 
 cdef enum:
     LEAVES = 256                    # of a partition's tree
@@ -53,7 +52,7 @@ cdef object _META = Family.META
 cdef inline uint64_t _leaf_hash(bytes object_key, Record record) except? 0:
     """Return what a record adds to its leaf: the hash of key, context and dots. Kept with the record."""
     if record.leaf_key is None or record.leaf_key != object_key:
-        record.leaf = xxh3_64_intdigest(object_key, record.hash())
+        record.leaf = hash_bytes(object_key, record.hash())
         record.leaf_key = object_key
     return record.leaf
 
@@ -445,7 +444,7 @@ cdef class Replica:
                 if whole:           # one that is not their sum would differ from other replicas for ever
                     total = 0
                     for key, digest in found:
-                        total += <uint64_t>xxh3_64_intdigest(key, digest)
+                        total += hash_bytes(key, digest)
                     _set_leaf(self.trees[partition], leaf, total)
                 return found, True
             whole = whole and all(isinstance(value, Record) for _, value in page)

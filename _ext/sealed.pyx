@@ -7,8 +7,6 @@ On disk: 8 bytes of checksum, big-endian, then the value. The checksum is XXH3-6
 of the key.
 """
 
-from xxhash import xxh3_64_intdigest
-
 from dynafast.errors import CorruptRecordError
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -16,13 +14,14 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from dynafast._ext.codec cimport load_be, store_be
+from dynafast._ext.xxh3 cimport hash_bytes
 
 SEAL_SIZE = 8                       # bytes before the value
 
 
 cdef inline uint64_t _checksum(bytes key, bytes value) except? 0:
     # The key goes in as the seed: hashing ``key + value`` would copy the value once more.
-    return xxh3_64_intdigest(value, xxh3_64_intdigest(key))
+    return hash_bytes(value, hash_bytes(key, 0))
 
 
 def seal(bytes key not None, bytes value not None):

@@ -11,7 +11,7 @@ from Cython.Compiler.Visitor import TreeVisitor
 
 ROOT = Path(__file__).parent.parent
 PURE = ["errors", "limits", "protocol"]
-NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec", "commands", "sealed", "hot"]
+NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec", "commands", "sealed", "hot", "xxh3"]
 NATIVE_CORE = ["connection", "coordinator", "replica", "resp", "view"]
 NATIVE_SHELL = ["reactor"]
 NATIVE_SIM = ["timeline", "wires"]
@@ -54,7 +54,8 @@ class _CythonNames(TreeVisitor):  # type: ignore[misc]
         self.cimports.add(str(node.module_name))
 
     def visit_CDefExternNode(self, node: Nodes.CDefExternNode) -> None:  # noqa: N802
-        self.headers.add(str(node.include_file))
+        if node.include_file is not None:  # "from *" includes nothing: it names what the compiler knows
+            self.headers.add(str(node.include_file))
         if node.verbatim_include:
             self.headers.add(str(node.verbatim_include))
         self.visitchildren(node)

@@ -83,6 +83,16 @@ cdef inline int put_raw(Buffer out, const void *data, Py_ssize_t size) except -1
 
 cdef inline void store_be(uint8_t *to, uint64_t value, int width) noexcept nogil:
     cdef int i
+    if width == 8:                  # spelled out, the compiler makes two instructions of it
+        to[0] = <uint8_t>(value >> 56)
+        to[1] = <uint8_t>(value >> 48)
+        to[2] = <uint8_t>(value >> 40)
+        to[3] = <uint8_t>(value >> 32)
+        to[4] = <uint8_t>(value >> 24)
+        to[5] = <uint8_t>(value >> 16)
+        to[6] = <uint8_t>(value >> 8)
+        to[7] = <uint8_t>value
+        return
     for i in range(width):
         to[i] = <uint8_t>(value >> (8 * (width - 1 - i)))
 
@@ -90,6 +100,11 @@ cdef inline void store_be(uint8_t *to, uint64_t value, int width) noexcept nogil
 cdef inline uint64_t load_be(const uint8_t *at, int width) noexcept nogil:
     cdef uint64_t value = 0
     cdef int i
+    if width == 8:                  # as in `store_be`
+        return (
+            <uint64_t>at[0] << 56 | <uint64_t>at[1] << 48 | <uint64_t>at[2] << 40 | <uint64_t>at[3] << 32
+            | <uint64_t>at[4] << 24 | <uint64_t>at[5] << 16 | <uint64_t>at[6] << 8 | at[7]
+        )
     for i in range(width):
         value = (value << 8) | at[i]
     return value

@@ -1,0 +1,3 @@
+__all__ = ["xxh3_64"]
+
+def xxh3_64(data: bytes, seed: int = 0) -> int: ...
