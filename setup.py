@@ -44,7 +44,7 @@ class ParallelBuild(build_ext):
             self.parallel = JOBS
 
 
-LINUX_ONLY = {"reactor"}  # it is made of epoll; elsewhere trio does its work
+LINUX_ONLY = {"flusher", "reactor"}  # made of inotify and epoll; elsewhere RocksDB and trio do their work
 
 # The largest first: it takes longest, and the others fit beside it.
 sources = sorted(Path("_ext").glob("*.pyx"), key=lambda path: (-path.stat().st_size, path))

@@ -62,11 +62,6 @@ cdef extern from "<netinet/tcp.h>" nogil:
         TCP_NODELAY
 
 
-cdef extern from "<sys/eventfd.h>" nogil:
-    int eventfd_read(int fd, uint64_t *value)
-    int eventfd_write(int fd, uint64_t value)
-
-
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
 
@@ -140,10 +135,8 @@ cdef class Listener(Watched):
 cdef class FlushEnd(Watched):
 
     cdef int ready(self, uint32_t events) except -1:
-        cdef uint64_t count
-        if eventfd_read(self.fd, &count) == 0:
-            self.home.flushing = False
-            self.done()
+        self.home.flushing = False
+        self.done()
         return 0
 
 
@@ -235,9 +228,9 @@ cdef class Reactor:
 
     Args:
         handler: the node's request path; is told the time, and asked what is to be sent and whether a flush is wanted.
-        flush_fd: an eventfd that is written to when a flush is wanted.
-        flushed_fd: an eventfd that is readable when one has ended. Both stay the caller's.
-        flushed: called then.
+        flush: called when a flush is wanted, and the one before has ended.
+        flushed_fd: a descriptor that is readable when one has ended; stays the caller's.
+        flushed: called then; makes it unreadable again.
 
     Raises:
         OSError: the system has no descriptor left.
@@ -245,10 +238,10 @@ cdef class Reactor:
     Exceptions of the core leave `turn`, `pump` and `check` as they are: they are bugs, or a store that failed.
     """
 
-    def __init__(self, Handler handler not None, *, int flush_fd, int flushed_fd, flushed not None):
+    def __init__(self, Handler handler not None, *, flush not None, int flushed_fd, flushed not None):
         cdef FlushEnd flush_end = FlushEnd()
         self.handler = handler
-        self.flush_fd = flush_fd
+        self.begin_flush = flush
         self.channels = {}
         self.listeners = []
         self.ended = []
@@ -337,10 +330,10 @@ cdef class Reactor:
         self.ended.clear()
 
     def flush(self):
-        """Wake the flush thread; what is awaited already is enough for that."""
+        """Let a flush begin, unless one is under way."""
         if not self.flushing:
             self.flushing = True
-            eventfd_write(self.flush_fd, 1)
+            self.begin_flush()
 
     def check(self, int64_t stalled_ns=DEFAULT_STALLED_NS):
         """Give up connections that have been stalled for so long; call about once a second."""

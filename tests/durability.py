@@ -152,9 +152,13 @@ class ShimLog:
             "DURABILITY_FAULT": str(self._fault),
         }
 
-    def fail(self, *, writes: bool = False, syncs: bool = False) -> None:
-        """From now on let writes to ``*.log`` files fail (no space) or their syncs (input/output error), or neither."""
-        for wanted, name in ((writes, "write"), (syncs, "sync")):
+    def fail(self, *, writes: bool = False, syncs: bool = False, hang: bool = False, watch: bool = False) -> None:
+        """From now on let some of these fail, or none.
+
+        Writes to ``*.log`` files (no space); their syncs (input/output error), or their syncs *hang* until the next
+        call; to *watch* a folder by inotify (too many).
+        """
+        for wanted, name in ((writes, "write"), (syncs, "sync"), (hang, "hang"), (watch, "watch")):
             switch = self._fault.with_suffix(f".{name}")
             if wanted:
                 switch.touch()

@@ -5,7 +5,8 @@
  *   DURABILITY_WATCH    folder whose files are watched
  *   DURABILITY_SOCKETS  1: what is sent over TCP is written down too
  *   DURABILITY_FAULT    path P: while P.write exists, writes to *.log fail with ENOSPC; while P.sync exists, their
- *                       syncs fail with EIO
+ *                       syncs fail with EIO; while P.hang exists, they do not end; while P.watch exists, there is no
+ *                       inotify
  *
  * A write is noted after it was made, a sync before and after, a send before it is tried: what stands behind the end
  * of a sync was really sent after it. A line is one write to a file opened for appending, so lines never mix.
@@ -21,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -101,17 +103,20 @@ static enum kind kind_of(int fd, char path[PATH_MAX])
     return is_watched(path) ? WATCHED : OTHER;
 }
 
-static int fails(const char *path, const char *what)
+static int fault_is_on(const char *what)
 {
     char name[PATH_MAX];
-    size_t size = strlen(path);
-    if (fault == NULL || size < 4 || strcmp(path + size - 4, ".log") != 0)
-        return 0;
     int saved = errno;
     snprintf(name, sizeof name, "%s.%s", fault, what);
     int found = access(name, F_OK) == 0;
     errno = saved;
     return found;
+}
+
+static int fails(const char *path, const char *what)
+{
+    size_t size = strlen(path);
+    return fault != NULL && size >= 4 && strcmp(path + size - 4, ".log") == 0 && fault_is_on(what);
 }
 
 static int port_of(const struct sockaddr_storage *address)
@@ -186,6 +191,8 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t offset)
         unsigned long id = watched ? atomic_fetch_add(&next_sync, 1) : 0;           \
         if (watched)                                                                \
             note(NULL, 0, "sync-begin\t%s\t%lu", path, id);                         \
+        while (watched && fails(path, "hang"))                                      \
+            usleep(1000);                                                           \
         if (watched && fails(path, "sync")) {                                       \
             errno = EIO;                                                            \
             result = -1;                                                            \
@@ -272,6 +279,15 @@ int openat64(int directory, const char *name, int flags, ...)
 {
     mode_t mode = MODE_OF(flags);
     return OPENING(name, flags, REAL(openat64)(directory, name, flags, mode));
+}
+
+int inotify_init1(int flags)
+{
+    if (fault != NULL && fault_is_on("watch")) {
+        errno = EMFILE;
+        return -1;
+    }
+    return REAL(inotify_init1)(flags);
 }
 
 int rename(const char *from, const char *to)

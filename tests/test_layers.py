@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PURE = ["errors", "limits", "protocol"]
 NATIVE_PURE = ["ring", "placement", "clock", "merkle", "codec", "commands", "sealed", "hot", "xxh3"]
 NATIVE_CORE = ["connection", "coordinator", "replica", "resp", "view"]
+NATIVE_STORAGE = ["flusher"]
 NATIVE_SHELL = ["reactor"]
 NATIVE_SIM = ["timeline", "wires"]
 
@@ -111,14 +112,15 @@ def forbidden_c(names: _CythonNames) -> set[str]:
 
 def test_every_native_module_has_a_room() -> None:
     assert {path.stem for path in (ROOT / "_ext").glob("*.pyx")} == set(
-        NATIVE_PURE + NATIVE_CORE + NATIVE_SHELL + NATIVE_SIM
+        NATIVE_PURE + NATIVE_CORE + NATIVE_STORAGE + NATIVE_SHELL + NATIVE_SIM
     )
 
 
-def test_only_the_shell_knows_the_native_shell() -> None:
-    native = {f"dynafast._ext.{name}" for name in NATIVE_SHELL}
+@pytest.mark.parametrize(("room", "names"), [("net", NATIVE_SHELL), ("storage", NATIVE_STORAGE)])
+def test_only_its_own_room_knows_a_native_module_of_the_system(room: str, names: list[str]) -> None:
+    native = {f"dynafast._ext.{name}" for name in names}
     for path in (ROOT / "dynafast").rglob("*.py"):
-        assert path.parent.name == "net" or native.isdisjoint(python_imports(path)), path
+        assert path.parent.name == room or native.isdisjoint(python_imports(path)), path
     for path in NATIVE_FILES:
         assert native.isdisjoint(cython_names(path).cimports), path
 

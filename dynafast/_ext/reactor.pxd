@@ -1,6 +1,6 @@
 """Many connections on one epoll, without a task for each. See ``_ext/reactor.pyx``."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from dynafast._ext.codec cimport Buffer
 from dynafast._ext.connection cimport Connection, Handler
@@ -20,7 +20,7 @@ cdef class Listener(Watched):
 
 
 cdef class FlushEnd(Watched):
-    """An eventfd that the flush thread writes to."""
+    """A descriptor that is readable once a flush has ended."""
     cdef object done
 
 
@@ -40,8 +40,8 @@ cdef class Channel(Watched):
 cdef class Reactor:
     cdef Handler handler
     cdef int epoll
-    cdef int flush_fd               # an eventfd that wakes the flush thread
-    cdef bint flushing              # it is awake
+    cdef object begin_flush
+    cdef bint flushing              # one is under way
     cdef uint8_t *input             # owned; freed in __dealloc__
     cdef dict channels              # connection -> Channel
     cdef list listeners

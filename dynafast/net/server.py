@@ -1,4 +1,4 @@
-"""The node as a process: sockets, timers, the flush thread and signals around `dynafast.core.node.Node`, on trio.
+"""The node as a process: sockets, timers and signals around `dynafast.core.node.Node`, on trio.
 
 One task owns the core at any moment (trio runs one at a time), so nothing here locks. May not: decide anything about
 data, members or requests.
@@ -122,7 +122,7 @@ class _Server:
             log.info("store.opened", boot=self._store.boot, clean=self._store.was_clean)
         self._node = self._make_node(start, address)
         self._store.sync()  # the entry of this generation is on disk before anybody hears of it
-        self._sockets = make_sockets(self._settings.node.sockets, self._node, self._turn, self._store.sync)
+        self._sockets = make_sockets(self._settings.node.sockets, self._node, self._turn, self._store.flusher())
         try:
             await self._serve(start, address)
         finally:

@@ -14,6 +14,7 @@ import trio
 from dynafast._ext.connection import Connection
 from dynafast.core.node import Node
 from dynafast.errors import ConfigError
+from dynafast.storage.flushing import Flusher
 
 Kind = Literal["auto", "reactor", "streams"]
 
@@ -44,14 +45,14 @@ class Sockets(Protocol):
         """Close all sockets, and wait for a flush that is under way."""
 
 
-def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], sync: Callable[[], int]) -> Sockets:
+def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], flusher: Flusher) -> Sockets:
     """Return what moves the bytes of *node*.
 
     Args:
         kind: which way; ``auto``: the fastest one that this system has.
         node: the core.
         turn: called before the core is given anything: tells it the time (the reactor does that itself).
-        sync: flushes the store, in another thread; returns up to where.
+        flusher: flushes the store; closed with the sockets.
 
     Raises:
         ConfigError: this system has no such way.
@@ -59,9 +60,9 @@ def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], sync: Callabl
     if kind != "streams" and sys.platform == "linux":
         from dynafast.net.reactor import ReactorSockets  # here: other systems have none
 
-        return ReactorSockets(node, sync)
+        return ReactorSockets(node, flusher)
     if kind == "reactor":
         raise ConfigError(f"sockets must be auto or streams on {sys.platform}, which has no epoll, got 'reactor'")
     from dynafast.net.transport import StreamSockets
 
-    return StreamSockets(node, turn, sync)
+    return StreamSockets(node, turn, flusher)

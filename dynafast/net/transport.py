@@ -15,6 +15,7 @@ import trio
 
 from dynafast._ext.connection import OUTPUT_HIGH, Connection
 from dynafast.core.node import Node
+from dynafast.storage.flushing import Flusher
 
 ACCEPT_PAUSE_S = 0.05
 READ_SIZE = 256 * 1024
@@ -26,10 +27,10 @@ log = structlog.get_logger("dynafast")
 class StreamSockets:
     """See `dynafast.net.sockets.Sockets`."""
 
-    def __init__(self, node: Node, turn: Callable[[], None], sync: Callable[[], int]) -> None:
+    def __init__(self, node: Node, turn: Callable[[], None], flusher: Flusher) -> None:
         self._node = node
         self._turn = turn
-        self._sync = sync
+        self._flusher = flusher
         self._transports: dict[Connection, Transport] = {}
         self._listeners: list[tuple[socket.socket, Callable[[], Connection]]] = []
         self._flush = trio.Event()
@@ -69,7 +70,8 @@ class StreamSockets:
             await self._flush_as_wanted()
 
     def close(self) -> None:
-        """See `Sockets`; the tasks have closed all sockets, and waited for the flush, as they ended."""
+        """See `Sockets`; the tasks have closed all sockets as they ended."""
+        self._flusher.close()
 
     async def _serve(self, connection: Connection, transport: "Transport") -> None:
         try:
@@ -97,7 +99,9 @@ class StreamSockets:
         while True:
             await self._flush.wait()
             self._flush = trio.Event()
-            sequence = await trio.to_thread.run_sync(self._sync)
+            self._flusher.begin()
+            await trio.lowlevel.wait_readable(self._flusher.done)
+            sequence = self._flusher.end()
             self._turn()
             self._node.flushed(sequence)
             self.pump()

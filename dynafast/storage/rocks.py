@@ -6,17 +6,23 @@ a power cut loses what no `sync` has covered. Every error of rocksdict becomes o
 
 import os
 import re
-from contextlib import ExitStack, suppress
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rocksdict import DbClosedError, Rdict, WriteBatch
 
 from dynafast._ext.sealed import seal, unseal
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
+from dynafast.storage.flushing import Flusher, ThreadFlusher
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
 from dynafast.storage.logs import check_log
 from dynafast.storage.opening import FORMAT, begin, finish
 from dynafast.storage.tuning import database_options, family_options, write_options
+
+if sys.platform == "linux":
+    from dynafast._ext.flusher import LogFlusher
 
 _FAMILIES = {"default"} | {family.value for family in Family}  # RocksDB insists on "default"; it stays empty
 _LOG_FILE = re.compile(r"MANIFEST-\d+|\d+\.log")
@@ -26,7 +32,6 @@ _OWN_FILE = re.compile(
     r"|rocksdict-config\.json|lost\+found"  # the last: the folder may be a disk of its own
 )
 _LOCKED = re.compile(r"lock hold by current process|While lock file")
-_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
 _IN_USE = "{} is open in another process: stop that one, or choose another folder"
 _SIZES = ("rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables")
 
@@ -42,8 +47,8 @@ class RocksStore:
 
     def __init__(self, path: Path) -> None:
         self._is_open = False
+        self._logs: LogFlusher | None = None  # other systems than Linux have none
         self._lost: StoreError | None = None  # a failed sync: no later one can make up for it
-        self._is_full = False  # the last write failed for want of room
         self._path = path
         self._accepted_bytes = self._synced_bytes = 0
         self._staged: dict[bytes, bytes] = {}
@@ -59,7 +64,12 @@ class RocksStore:
         self._handles = {family: self._database.get_column_family_handle(family.value) for family in Family}
         self._objects = self._families[Family.OBJECTS]
         try:
+            if sys.platform == "linux":
+                self._logs = LogFlusher(path)
             self.boot, self.was_clean = begin(self)
+        except OSError as error:
+            self.close(clean=False)
+            raise StoreError(f"cannot watch {path}: {error.strerror}") from error
         except StoreError as error:
             self.close(clean=False)
             raise type(error)(f"{path}: {error}") from error
@@ -101,8 +111,7 @@ class RocksStore:
         try:
             self._objects.put(key, seal(key, value))
         except Exception as error:
-            raise self._refused(error) from error
-        self._is_full = False
+            raise _store_error(error) from error
         self._accepted_bytes += len(key) + len(value)
         self.sequence += 1
         return self.sequence
@@ -145,8 +154,7 @@ class RocksStore:
         try:
             self._database.write(changes)
         except Exception as error:
-            raise self._refused(error) from error
-        self._is_full = False
+            raise _store_error(error) from error
         self._staged.clear()
         self._accepted_bytes += size
         self.sequence += 1
@@ -182,36 +190,32 @@ class RocksStore:
 
     def sync(self) -> int:
         """See `Store`."""
-        covered, covered_bytes = self.sequence, self._accepted_bytes
+        covers = self._accepted()
+        self._check_open()
+        return self._synced(covers, self._sync_database if self._logs is None else self._logs.sync)
+
+    def flusher(self) -> Flusher:
+        """Return what syncs this store beside the thread that owns it; to be closed before the store is."""
+        return ThreadFlusher(self.sync) if self._logs is None else _StoreFlusher(self, self._logs)
+
+    def _accepted(self) -> tuple[int, int]:
+        """Return the sequence number and the bytes up to which changes were accepted."""
+        return self.sequence, self._accepted_bytes
+
+    def _synced(self, covers: tuple[int, int], sync: Callable[[], object]) -> int:
+        """Return the sequence number that is durable after *sync*, which covers so much and raises if it fails."""
         if self._lost is not None:
             raise StoreError(f"an earlier sync failed: {self._lost}") from self._lost
         try:
-            if self._is_full:
-                self._sync_logs()
-            else:
-                self._database.flush_wal(sync=True)
+            sync()
         except Exception as error:
-            self._lost = StoreError(str(error)) if isinstance(error, OSError) else _store_error(error)
+            self._lost = _store_error(error)
             raise self._lost from error
-        self._synced_bytes = covered_bytes
-        return covered
+        sequence, self._synced_bytes = covers
+        return sequence
 
-    def _refused(self, error: Exception) -> StoreError:
-        """Return the error of a write that was not kept."""
-        mapped = _store_error(error)
-        self._is_full = self._is_full or _NO_ROOM.search(str(error)) is not None
-        return mapped
-
-    def _sync_logs(self) -> None:
-        """Sync what the logs have, past RocksDB.
-
-        It refuses to sync a log to which it could not append, and having refused once it never writes again. Left
-        alone it goes on by itself some seconds after there is room again: as much as all write buffers together.
-        """
-        for name in os.listdir(self._path):
-            if name.endswith(".log"):
-                with suppress(FileNotFoundError), (self._path / name).open("rb") as log:  # gone: its tables are synced
-                    os.fdatasync(log.fileno())
+    def _sync_database(self) -> None:
+        self._database.flush_wal(sync=True)
 
     def usage(self) -> tuple[int, int]:
         """See `Store`; the number counts each write until a flush or compaction has merged those of a key."""
@@ -237,12 +241,37 @@ class RocksStore:
                     closing.callback(self._database.close)  # the last one
                     for family in self._families.values():
                         closing.callback(family.close)
+                    if self._logs is not None:
+                        closing.callback(self._logs.close)
             except Exception as error:
                 raise _store_error(error) from error
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreError("the store is closed")
+
+
+class _StoreFlusher:
+    """Syncs the logs of a `RocksStore` in a thread that needs no interpreter."""
+
+    def __init__(self, store: RocksStore, logs: "LogFlusher") -> None:
+        self._store = store
+        self._logs = logs
+        self._covers = (0, 0)
+        self.done = logs.done
+
+    def begin(self) -> None:
+        """See `Flusher`."""
+        self._covers = self._store._accepted()
+        self._logs.begin()
+
+    def end(self) -> int:
+        """See `Flusher`."""
+        return self._store._synced(self._covers, self._logs.end)
+
+    def close(self) -> None:
+        """See `Flusher`."""
+        self._logs.stop()
 
 
 def _unsealed(key: bytes, stored: bytes) -> bytes | CorruptRecordError:

@@ -16,6 +16,7 @@ from dynafast._ext.connection import OUTPUT_HIGH, Connection
 from dynafast.errors import StoreError
 from dynafast.net.sockets import Kind, Sockets, make_sockets
 from dynafast.protocol import Op
+from dynafast.storage.flushing import ThreadFlusher
 from tests.core.harness import Cluster, framed
 
 KINDS = ["streams", *["reactor"] * (sys.platform == "linux")]
@@ -36,7 +37,7 @@ class Server:
         self.before_sync: Callable[[], None] = lambda: None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
-        self.sockets: Sockets = make_sockets(kind, self.node, self._turn, self._sync)
+        self.sockets: Sockets = make_sockets(kind, self.node, self._turn, ThreadFlusher(self._sync))
         self.sockets.listen(self.listener, self.node.accept)
 
     def _turn(self) -> None:

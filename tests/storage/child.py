@@ -6,17 +6,29 @@ can tell whether an answer came before the sync that it promises.
 """
 
 import json
+import select
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 from dynafast.errors import StoreError
+from dynafast.storage.flushing import Flusher
 from dynafast.storage.interface import Batch, Family
 from dynafast.storage.rocks import RocksStore
 
+FLUSH_S = 30.0
 
-def run(store: RocksStore, command: str, *arguments: Any) -> Any:
+
+def flush(flusher: Flusher) -> int:
+    """Sync in the flusher's thread."""
+    flusher.begin()
+    if select.select([flusher.done], [], [], FLUSH_S)[0] == []:
+        raise TimeoutError
+    return flusher.end()
+
+
+def run(store: RocksStore, flusher: Flusher, command: str, *arguments: Any) -> Any:
     match command, arguments:
         case "put", [key, value]:
             return store.put(key.encode(), value.encode())
@@ -30,7 +42,10 @@ def run(store: RocksStore, command: str, *arguments: Any) -> Any:
             return None if value is None else value.decode()
         case "sync", []:
             return store.sync()
+        case "flush", []:
+            return flush(flusher)
         case "close", []:
+            flusher.close()
             return store.close()
     raise ValueError(command)
 
@@ -48,17 +63,17 @@ def flood(store: RocksStore, answers: Any, size: int) -> None:
 def main() -> None:
     port, folder = int(sys.argv[1]), Path(sys.argv[2])
     with socket.create_connection(("127.0.0.1", port)) as connection, connection.makefile("rw") as lines:
-        store: RocksStore | None = None
         for line in lines:
             command, *arguments = json.loads(line)
             try:
                 if command == "open":
                     store = RocksStore(folder)
+                    flusher = store.flusher()
                     result: Any = [store.boot, store.was_clean]
                 elif command == "flood":
                     flood(store, lines, *arguments)
                 else:
-                    result = run(store, command, *arguments)
+                    result = run(store, flusher, command, *arguments)
                 answer = ["ok", result]
             except StoreError as error:
                 answer = ["error", type(error).__name__, str(error)]
