@@ -16,7 +16,7 @@ from dynafast.testing import Cluster, ClusterError
 
 NODES, PARTITIONS, REPLICAS = 5, 64, 3
 HEAVY = 3  # the weight of a node that is to have every partition, beside four of weight 1
-LOAD = 0.25  # of the saturation rate
+LOAD = 0.1  # of the saturation rate: a quarter of the processors, as few requests at a time cost more each
 NAMES = ("mean", "p99", "p99.9")
 NEAR = 0.1  # of the seats that are fair: what placement may bend
 MOVE_MAX_S = 120.0
@@ -170,7 +170,7 @@ def _tables(found: Found) -> str:
 SECTION_65 = Experiment(
     title="Section 6.5: foreground and background",
     setting=(
-        "Five nodes, N=3, R=W=2, with 1 kB values; an open loop at a quarter of what the closed loop reaches, before "
+        "Five nodes, N=3, R=W=2, with 1 kB values; an open loop at a tenth of what the closed loop reaches, before "
         "and while data moves: again and again one node gets the weight to serve every partition, then loses it. "
         "Without admission: nodes in which all background work is let in at once, which no setting allows."
     ),

@@ -12,6 +12,8 @@ from dynafast.core.admission import Admission
 # Method of Admission -> what it does instead: all that asks it before it sends, or tells it what was sent.
 INSTEAD: dict[str, Callable[[Admission, int], bool | None]] = {
     "room": lambda _admission, _size: True,
+    "start": lambda _admission, _size: True,
+    "end": lambda _admission, _size: None,
     "spend": lambda _admission, _size: None,
 }
 

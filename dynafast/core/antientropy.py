@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.clock import Record
 from dynafast._ext.merkle import differing
-from dynafast.core.admission import RECORD
+from dynafast.core.admission import BYTES_MAX, KEYS_MAX, LISTED, RECORD, RECORDS_MAX
 from dynafast.core.errands import Ask, Errand, Errands, heed
 from dynafast.core.machine import Machine
 from dynafast.core.repairs import keys_of, records_of, roots_of
@@ -41,10 +41,7 @@ ROOTS_MAX = 1024  # partitions in one message
 FAN_OUT = 16
 LEAVES_MAX = 32  # if more differ, the whole partition is gone through
 WIDE = 4  # if more inner nodes differ, all leaves are asked for at once
-KEYS_MAX = 1000
-RECORDS_MAX = 64  # in one message
-BYTES_MAX = 256 * 1024
-KEY_GUESS = 40  # bytes
+LEAF_KEYS_MAX = 1000  # of a leaf, which is put right if it was read as a whole
 HELD_BACK_NS = 5_000_000_000
 HELD_BACK_MAX = 10_000
 
@@ -239,13 +236,19 @@ class AntiEntropy(Machine):
 
         Of one leaf, or with None of the partition.
         """
+        limit = KEYS_MAX if leaf is None else LEAF_KEYS_MAX
         after = b""
         while True:
-            answer = yield Ask(pair.peer, Op.KEYS, [partition, leaf, after or None, KEYS_MAX], KEY_GUESS)
-            theirs, over = keys_of(answer)
-            self.node.admission.spend(KEY_GUESS * len(theirs))
-            last = None if over or not theirs else max(theirs)
-            ours = self._ours(partition, leaf, after, last)
+            answer = yield Ask(pair.peer, Op.KEYS, [partition, leaf, after or None, limit], RECORD)
+            theirs, theirs_over = keys_of(answer)
+            page, ours_over = self.node.replica.keys(partition, leaf, after, limit)
+            self.node.admission.spend(LISTED * len(theirs))
+            ours = dict(page)
+            ends = ([] if theirs_over else [max(theirs)]) + ([] if ours_over else [max(ours)])
+            last = min(ends, default=None)  # up to where both sides are known
+            if last is not None:
+                theirs = {key: digest for key, digest in theirs.items() if key <= last}
+                ours = {key: digest for key, digest in ours.items() if key <= last}
             give = [key for key in ours if key not in theirs]
             take = [key for key in theirs if ours.get(key) != theirs[key]]
             while take:
@@ -260,19 +263,6 @@ class AntiEntropy(Machine):
             if last is None:
                 return
             after = last
-
-    def _ours(self, partition: int, leaf: int | None, after: bytes, last: bytes | None) -> dict[bytes, int]:
-        """Return the digests of our keys, above *after* and up to *last*."""
-        found: dict[bytes, int] = {}
-        while True:
-            page, over = self.node.replica.keys(partition, leaf, after, KEYS_MAX)
-            for key, digest in page:
-                if last is not None and key > last:
-                    return found
-                found[key] = digest
-            if over:
-                return found
-            after = page[-1][0]
 
     def _read(self, pair: Pair, p: int, keys: list[bytes]) -> "Generator[Ask, Any, list[tuple[bytes, Record | None]]]":
         """Return some of their records, the first at least (see `records_of`)."""

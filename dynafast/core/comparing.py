@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.merkle import differing
 from dynafast._ext.replica import MODE_NONE
-from dynafast.core.admission import RECORD
+from dynafast.core.admission import BYTES_MAX, KEYS_MAX, LISTED, RECORD, RECORDS_MAX
 from dynafast.core.errands import Ask
 from dynafast.core.repairs import keys_of, records_of
 from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError, RefusedError
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 LEAVES = 256
 LEAF_DEPTH = 2
+FEW = 4  # keys of a leaf that are sent without a look at what the other side has: less work than that look
 WIDE = 32  # if more leaves differ, the whole partition is walked
-PAGE_KEYS = 500
-RECORDS_MAX = 64  # in one message
-BYTES_MAX = 256 * 1024
 TRIES_MAX = 5  # for a record that is too old each time
 BAD_MAX = 100  # keys remembered by name
 
@@ -62,15 +60,33 @@ def catch_up(node: "Node", peer: "Peer", partition: int, passed: Passed) -> Step
     if len(leaves) > WIDE:
         yield from pull(node, peer, partition, b"", passed, None)
         return
+    found: dict[bytes, int] = {}
     for leaf in leaves:
-        yield from _take(node, peer, partition, leaf, b"", passed, None)
+        after, over = b"", False
+        while not over:
+            page, over = yield from _list(node, peer, partition, leaf, after)
+            found.update(page)
+            after = max(page, default=after)
+            if len(found) >= KEYS_MAX:
+                yield from _take_page(node, peer, partition, found, passed)
+                found = {}
+    yield from _take_page(node, peer, partition, found, passed)
 
 
 def pull(
     node: "Node", peer: "Peer", partition: int, after: bytes, passed: Passed, save: Callable[[bytes], None] | None
 ) -> Steps:
     """Take from *peer* everything of a partition above the key *after*; ``save(cursor)`` after each page."""
-    yield from _take(node, peer, partition, None, after, passed, save)
+    over = False
+    while not over:
+        page, over = yield from _list(node, peer, partition, None, after)
+        yield from _take_page(node, peer, partition, page, passed)
+        if page:
+            after = max(page)
+            start = partition << 64
+            passed.share = min(1.0, (int.from_bytes(after[:8], "big") * node.facts.partitions - start) / 2**64)
+            if save is not None:
+                save(after)
 
 
 def push(node: "Node", peer: "Peer", partition: int) -> Steps:
@@ -83,19 +99,25 @@ def push(node: "Node", peer: "Peer", partition: int) -> Steps:
     ours = node.replica.level(partition, LEAF_DEPTH, 0, LEAVES)
     if ours is None or theirs is None:
         raise NotReadyError("a tree of the partition is being built")
+    give: list[bytes] = []
     for leaf in _differing(ours, theirs):
         known: dict[bytes, int] = {}
-        after, over = b"", False
+        mine, all_mine = node.replica.keys(partition, leaf, b"", KEYS_MAX)
+        after, over = b"", all_mine and len(mine) <= FEW
         while not over:
-            answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, PAGE_KEYS], RECORD)
-            page, over = keys_of(answer)
+            page, over = yield from _list(node, peer, partition, leaf, after)
             known.update(page)
             after = max(page, default=after)
-        after, over = b"", False
-        while not over:
-            mine, over = node.replica.keys(partition, leaf, after, PAGE_KEYS)
-            after = mine[-1][0] if mine else after
-            yield from _give(node, peer, partition, [key for key, digest in mine if known.get(key) != digest])
+        give += [key for key, digest in mine if known.get(key) != digest]
+        while not all_mine:
+            mine, all_mine = node.replica.keys(partition, leaf, mine[-1][0], KEYS_MAX)
+            give += [key for key, digest in mine if known.get(key) != digest]
+            yield from _give(node, peer, partition, give)
+            give = []
+        if len(give) >= RECORDS_MAX:
+            yield from _give(node, peer, partition, give)
+            give = []
+    yield from _give(node, peer, partition, give)
 
 
 def _give(node: "Node", peer: "Peer", partition: int, keys: list[bytes]) -> Steps:
@@ -121,28 +143,16 @@ def _give(node: "Node", peer: "Peer", partition: int, keys: list[bytes]) -> Step
                 raise RefusedError(f"{peer.name} could not take a record into a seat", code="no-seat")
 
 
-def _take(
-    node: "Node",
-    peer: "Peer",
-    partition: int,
-    leaf: int | None,
-    after: bytes,
-    passed: Passed,
-    save: Callable[[bytes], None] | None,
-) -> Steps:
-    over = False
-    while not over:
-        answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, PAGE_KEYS], RECORD)
-        page, over = keys_of(answer)
-        if page and (min(page) <= after or any(node.partition_of(key) != partition for key in page)):
-            raise PeerProtocolError("an answer to KEYS lists keys that were not asked for")
-        yield from _take_page(node, peer, partition, page, passed)
-        if page:
-            after = max(page)
-            start = partition << 64
-            passed.share = min(1.0, (int.from_bytes(after[:8], "big") * node.facts.partitions - start) / 2**64)
-            if save is not None:
-                save(after)
+def _list(
+    node: "Node", peer: "Peer", partition: int, leaf: int | None, after: bytes
+) -> Generator[Ask, Any, tuple[dict[bytes, int], bool]]:
+    """Return digests of *peer*'s next keys above *after*, by key, and whether these are the last."""
+    answer = yield Ask(peer, Op.KEYS, [partition, leaf, after or None, KEYS_MAX], RECORD)
+    page, over = keys_of(answer)
+    node.admission.spend(LISTED * len(page))
+    if page and (min(page) <= after or any(node.partition_of(key) != partition for key in page)):
+        raise PeerProtocolError("an answer to KEYS lists keys that were not asked for")
+    return page, over
 
 
 def _take_page(node: "Node", peer: "Peer", partition: int, page: dict[bytes, int], passed: Passed) -> Steps:
@@ -161,6 +171,7 @@ def _take_page(node: "Node", peer: "Peer", partition: int, page: dict[bytes, int
         asked = wanted[:RECORDS_MAX]
         answer = yield Ask(peer, Op.READ, [partition, asked, replica.round], RECORD * len(asked))
         number, records = records_of(answer, asked)
+        node.admission.spend(sum(len(item) for item in answer[1] if item))
         if number < replica.round:  # ours was raised meanwhile: what was read before that may have been reaped
             tries += 1
             if tries >= TRIES_MAX:

@@ -2,7 +2,7 @@
 
 An errand is a generator. It yields an `Ask` and is resumed with the answer, or gets the error thrown in; so what a
 machine does in a row reads in a row, while nothing waits. How many run at once is bounded, each question has a
-deadline, and `Admission.room` is asked before any is sent.
+deadline, and `Admission.start` is asked before any is sent.
 """
 
 from collections import deque
@@ -33,11 +33,18 @@ Errand = Generator[Ask, Any, None]
 
 
 class Errands:
-    """The errands of one machine."""
+    """The errands of one machine.
 
-    def __init__(self, node: "Node", most: int) -> None:
+    Args:
+        node: whose.
+        most: how many run at once.
+        urgent: short ones that others wait for: they do not wait for room, and are charged nevertheless.
+    """
+
+    def __init__(self, node: "Node", most: int, *, urgent: bool = False) -> None:
         self._node = node
         self._most = most
+        self._urgent = urgent
         self._running = 0
         self._parked: deque[tuple[Errand, Ask, Callable[[DynafastError | None], None]]] = deque()
 
@@ -60,7 +67,7 @@ class Errands:
         """Send the questions that there is room for by now."""
         while self._parked:
             errand, ask, done = self._parked[0]
-            if not self._node.admission.room(ask.size):
+            if not self._node.admission.start(ask.size):
                 return
             self._parked.popleft()
             self._send(errand, ask, done)
@@ -75,17 +82,23 @@ class Errands:
             self._running -= 1
             done(error)
         else:
-            if self._parked or not self._node.admission.room(ask.size):
+            if self._urgent:
+                self._node.admission.spend(ask.size)
+                self._send(errand, ask, done)
+            elif self._parked or not self._node.admission.start(ask.size):
                 self._parked.append((errand, ask, done))
             else:
                 self._send(errand, ask, done)
 
     def _send(self, errand: Errand, ask: Ask, done: Callable[[DynafastError | None], None]) -> None:
         def answered(result: Any, error: DynafastError | None) -> None:
+            if not self._urgent:
+                self._node.admission.end(ask.size)
             if error is None:
                 self._go(errand, lambda: errand.send(result), done)
             else:
                 self._go(errand, lambda: errand.throw(error), done)
+            self.tick()
 
         self._node.call(ask.peer, ask.op, ask.fields, ANSWER_MS, answered)
 

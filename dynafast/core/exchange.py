@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynafast._ext.clock import Record
 from dynafast._ext.replica import MODE_NONE, MODE_PULLED, MODE_SEATED
+from dynafast.core.admission import BYTES_MAX
 from dynafast.core.machine import Machine, Ops
 from dynafast.core.membership import is_node_id
 from dynafast.errors import CorruptRecordError, HintsFullError, PeerProtocolError, RefusedError, StoreError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 PARTITIONS_MAX = 1024  # in one ROOTS
 KEYS_MAX = 1000  # in one answer to KEYS
 RECORDS_MAX = 256  # in one message
-BYTES_MAX = 512 * 1024  # of records in one answer; a larger one travels alone
 
 
 class Exchange(Machine):

@@ -29,6 +29,7 @@ class Gossip(Machine):
     def __init__(self, node: "Node") -> None:
         super().__init__(node)
         self._quick_left = 0
+        self._round_ns = 0  # when the last round was
         self._next_round_ns = 0
 
     def ops(self) -> dict[Op, tuple[int, Answering]]:
@@ -43,13 +44,14 @@ class Gossip(Machine):
             self.node.after_flush(lambda: connection.reply(id, answer))
 
     def hurry(self) -> None:
-        """There is news: make the next rounds quick."""
+        """There is news: make the next rounds quick. What else comes until the first of them travels with it."""
         self._quick_left = QUICK_ROUNDS
-        self._next_round_ns = 0
+        self._next_round_ns = min(self._next_round_ns, self._round_ns + QUICK_PERIOD_NS)
 
     def tick(self, now_ns: int) -> None:
         """Start the rounds that are due."""
         if now_ns >= self._next_round_ns:
+            self._round_ns = now_ns
             self._next_round_ns = now_ns + (QUICK_PERIOD_NS if self._quick_left else PERIOD_NS)
             self._quick_left = max(0, self._quick_left - 1)
             linked = self.node.linked_peers()

@@ -11,7 +11,7 @@ Hints for a node that is no member any more, or no longer a target, become hints
 
 from typing import TYPE_CHECKING, Any
 
-from dynafast.core.admission import RECORD
+from dynafast.core.admission import BYTES_MAX, RECORD, RECORDS_MAX
 from dynafast.core.errands import heed
 from dynafast.core.machine import Machine
 from dynafast.errors import CorruptRecordError, DynafastError, StoreError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 LOOK_NS = 50_000_000
 ANSWER_MS = 5_000
 MESSAGES_MAX = 4  # under way to one target
-KEYS_MAX = 64  # in one message
-BYTES_MAX = 256 * 1024  # in one message, one record more or less
 RETRY_NS = 1_000_000_000  # after a pass that had to pass something over
 MESSAGE_GUESS = 1_000  # bytes, before the records are read
 
@@ -102,7 +100,7 @@ class Handoff(Machine):
         if not entry.member:
             delivery.reason = "is no member any more"
             if now_ns >= delivery.next_ns:
-                keys = self.node.replica.hints(delivery.target, delivery.after, KEYS_MAX)
+                keys = self.node.replica.hints(delivery.target, delivery.after, RECORDS_MAX)
                 delivery.after = keys[-1] if keys else b""
                 delivery.next_ns = 0 if keys else now_ns + RETRY_NS
                 self._pass_on(delivery, keys)
@@ -131,7 +129,7 @@ class Handoff(Machine):
     def _send_next(self, delivery: Delivery, peer: "Peer") -> None:
         """Send the next records, those of one partition."""
         replica, target = self.node.replica, delivery.target
-        keys = replica.hints(target, delivery.after, KEYS_MAX)
+        keys = replica.hints(target, delivery.after, RECORDS_MAX)
         if not keys:
             delivery.over = True
             return
@@ -217,7 +215,7 @@ class Handoff(Machine):
 
     def _drop(self, delivery: Delivery) -> None:
         """The canary ``drop-hint``: forget what cannot be delivered."""
-        for key in self.node.replica.hints(delivery.target, b"", KEYS_MAX):
+        for key in self.node.replica.hints(delivery.target, b"", RECORDS_MAX):
             record = self.node.replica.read(key)
             if record is not None:
                 self.node.replica.settle_hint(delivery.target, key, record.digest())

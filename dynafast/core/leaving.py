@@ -7,7 +7,7 @@ node takes no more for others, tells its peers that it has left, and ends.
 
 from typing import TYPE_CHECKING, Any
 
-from dynafast.core.admission import RECORD
+from dynafast.core.admission import BYTES_MAX, RECORD, RECORDS_MAX
 from dynafast.core.errands import Ask, Errand, Errands
 from dynafast.core.machine import Machine
 from dynafast.errors import CorruptRecordError, DynafastError, PeerProtocolError
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from dynafast.core.node import Node
 
 LOOK_NS = 100_000_000
-KEYS_MAX = 64
-BYTES_MAX = 256 * 1024
 TELL_MS = 2_000
 DRAIN_NS = 5_000_000_000  # requests of clients that are under way are over by then, or in doubt
 QUIET_NS = 500_000_000  # nothing new has come to be kept for others for so long
@@ -71,7 +69,7 @@ class Leaving(Machine):
             if peer is not None and peer.link is not None and not peer.suspected:
                 continue
             after = b""
-            while keys := node.replica.hints(target, after, KEYS_MAX):
+            while keys := node.replica.hints(target, after, RECORDS_MAX):
                 after = keys[-1]
                 by_heir: dict[bytes, list[bytes]] = {}
                 for key in keys:

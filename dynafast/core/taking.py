@@ -37,7 +37,9 @@ RETRY_MIN_NS = 100_000_000
 RETRY_MAX_NS = 2_000_000_000
 VACANT_NS = 15_000_000_000  # a seat that no entry names is taken for lost after this: news has come by then
 ERRANDS_MAX = 8
-BEGIN_MAX = 128  # partitions emptied in one turn
+BEGIN_MAX = 16  # partitions emptied in one turn
+BEGIN_OPS_MAX = 64  # written with that, if many records are kept for others
+GATHER_NS = 500_000_000  # partitions that are ready within so long, while others are pulled, get their seats together
 TOGETHER_MAX = 256  # partitions in one message
 SMALL = 64  # a comparison that took fewer records was small enough to ask for the seat
 SHOWN_MAX = 100  # transfers in `figures`
@@ -82,10 +84,11 @@ class Taking(Machine):
         super().__init__(node)
         self._tasks: dict[int, Task] = {}
         self._errands = Errands(node, ERRANDS_MAX)
-        self._talks = Errands(node, ERRANDS_MAX)  # short ones, so that no pull holds up a seat
+        self._talks = Errands(node, ERRANDS_MAX, urgent=True)  # short ones: no pull holds up a seat
         self._checking: set[bytes] = set()  # peers that are asked for roots
         self._asking: set[bytes] = set()  # peers that are asked for seats
         self._next_ns = 0
+        self._ask_ns = 0  # not before this, while partitions are pulled
         self._steps = (  # in this order: a task may take several in one tick
             (Stage.BEGIN, self._begin),
             (Stage.CHECK, self._check),
@@ -125,7 +128,6 @@ class Taking(Machine):
     def tick(self, now_ns: int) -> None:
         """Move every partition on by a step, if it can."""
         self._errands.tick()
-        self._talks.tick()
         if now_ns < self._next_ns:
             return
         self._next_ns = now_ns + LOOK_NS
@@ -138,7 +140,10 @@ class Taking(Machine):
         due = [self._tasks[partition] for partition in sorted(self._tasks)]
         for task in [task for task in due if not task.busy and not self._wanted(task.partition, task)]:
             self._give_up(task)
-        due = [task for task in due if not task.busy and task.retry_ns <= now_ns and task.partition in self._tasks]
+        self._move_on([task for task in due if task.partition in self._tasks])
+
+    def _move_on(self, tasks: list[Task]) -> None:
+        due = [task for task in tasks if not task.busy and task.retry_ns <= self.node.now_ns]
         for stage, step in self._steps if due else ():
             ready = [task for task in due if task.stage is stage]
             if ready:
@@ -265,22 +270,32 @@ class Taking(Machine):
     def _begin(self, tasks: list[Task]) -> None:
         """Empty the ranges that hold left-overs only, and take what is written from now on as an extra copy."""
         node = self.node
+        batch = Batch()
+        emptied: list[Task] = []
         for task in tasks[:BEGIN_MAX]:
+            if len(batch.ops) >= BEGIN_OPS_MAX:
+                break
             partition = task.partition
             mode = node.replica.mode(partition)
             if mode == MODE_NONE:
-                batch = Batch()
+                clearance = Batch()
                 try:
-                    node.replica.put_clearance(batch, partition)
+                    node.replica.put_clearance(clearance, partition)
                 except CorruptRecordError:  # kept for another node: it is mended first
                     self._wait(task, "a record is damaged")
                     continue
-                node.change_modes(batch, {partition: (MODE_PULLED, b"")})
-                node.replica.cleared(partition)
-            elif mode == MODE_PULLED:
+                batch.ops.extend(clearance.ops)
+                emptied.append(task)
+                continue
+            if mode == MODE_PULLED:
                 task.whole = node.replica.cursor(partition) != PULLED_ALL
             else:  # what is or was served here is complete, but for the latest
                 task.whole = False
+            self._go_on(task, Stage.CHECK)
+        if emptied:
+            node.change_modes(batch, {task.partition: (MODE_PULLED, b"") for task in emptied})
+        for task in emptied:
+            node.replica.cleared(task.partition)
             self._go_on(task, Stage.CHECK)
 
     def _check(self, tasks: list[Task]) -> None:
@@ -342,7 +357,9 @@ class Taking(Machine):
 
     def _pull(self, tasks: list[Task]) -> None:
         for task in tasks:
-            if self._errands.full:
+            given = task.giver is not None and not task.whole
+            errands = self._talks if given else self._errands
+            if errands.full:
                 task.reason = "others go first"
                 continue
             source = task.source if task.gift is not None or not task.whole else self._spread(task)
@@ -351,7 +368,7 @@ class Taking(Machine):
                 continue
             task.source = source
             task.passed = Passed(share=task.passed.share)
-            self._talk(self._errands, [task], self._one(self.node.peers[source], task))
+            self._talk(errands, [task], self._one(self.node.peers[source], task))
 
     def _spread(self, task: Task) -> bytes | None:
         """Return who is asked least among those that serve the partition."""
@@ -382,7 +399,10 @@ class Taking(Machine):
             self._compared(task)
 
     def _ask(self, tasks: list[Task]) -> None:
-        """Ask owners for seats; claim those of removed nodes."""
+        """Ask owners for seats; claim those of removed nodes.
+
+        Each seat that moves is news for every node of the cluster, so they go together while there is more to come.
+        """
         node = self.node
         by_giver: dict[bytes, list[Task]] = {}
         for task in tasks:
@@ -400,6 +420,9 @@ class Taking(Machine):
                 self._wait(task, f"{node.peers[giver].name} must give a seat, and cannot be reached")
             else:
                 by_giver.setdefault(giver, []).append(task)
+        if node.now_ns < self._ask_ns and any(task.stage is Stage.PULL for task in self._tasks.values()):
+            return
+        self._ask_ns = node.now_ns + GATHER_NS
         for id, together in sorted(by_giver.items()):
             if id not in self._asking and not self._talks.full:
                 self._asking.add(id)
@@ -443,21 +466,22 @@ class Taking(Machine):
     def _take(self, tasks: list[Task]) -> None:
         node = self.node
         seats = {(seat.partition, seat.seat): seat for seat in node.own_seats()}
-        taken = 0
+        taken: list[Task] = []
         modes: dict[int, tuple[int, bytes]] = {}
         batch, given = Batch(), dict(node.given)
         for task in tasks:
-            task.busy = False
             gift = task.gift
             if gift is None or self._is_taken(gift):
+                task.busy = False
                 self._restart(task)
                 continue
             if task.giver is None and node.now_ns - task.consent_ns > CONSENT_NS:
+                task.busy = False
                 self._go_on(task, Stage.CONFIRM)
                 continue
             seats[gift.partition, gift.seat] = gift
             modes[gift.partition] = (MODE_GIVEN, b"")  # what it is if the seat is ever lost
-            taken += 1
+            taken.append(task)
             if gift.seat in given.get(gift.partition, {}):  # claimed back
                 identity.delete_given(batch, gift.partition, gift.seat)
                 left = {seat: to for seat, to in given[gift.partition].items() if seat != gift.seat}
@@ -466,11 +490,17 @@ class Taking(Machine):
             node.change_own(batch, seats=list(seats.values()), given=given, modes=modes)
         except StoreError as error:  # tried again: what was given to us stays ours
             node.trace("store.refused", what="seats", error=str(error))
+            for task in taken:
+                task.busy = False
             return
-        for task in tasks:
-            if task.stage is Stage.DONE:
-                self._tasks.pop(task.partition, None)
-        node.trace("seats.taken", count=taken)
+        for task in taken:  # busy until here: as a claim that is given up it would be free for others before they hear
+            task.busy = False
+            task.claimed = None
+            if self._wanted(task.partition, None):
+                self._restart(task)
+            else:
+                del self._tasks[task.partition]
+        node.trace("seats.taken", count=len(taken))
 
     # ---- conversations
 
@@ -488,6 +518,9 @@ class Taking(Machine):
                     self._failed(task, error)
             if then is not None:
                 then()
+            # A seat that was given is nobody's until it is taken: nothing of that waits for a tick.
+            given = [task for task in tasks if task.giver is not None]
+            self._move_on([task for task in given if self._tasks.get(task.partition) is task])
 
         errands.start(errand, done)
 

@@ -291,7 +291,8 @@ class Cluster:
     def _settled(self) -> bool:
         live = [member for member in self.members if member.up]
         wanted = min(self.facts.replicas, len({member.node.own.host for member in self.members}))
-        return all(
+        heard = {str(member.node.membership.digests()) for member in live}
+        return len(heard) == 1 and all(
             member.node.own.status is Status.UP
             and not member.node.coordinator.starting
             and len(member.node.linked_peers()) == len(live) - 1

@@ -6,7 +6,18 @@ from typing import Any, cast
 
 import pytest
 
-from dynafast.core.admission import BURST_NS, CEILING, FLOOR, OPERATION, START, WINDOW_NS, Admission, Bucket, p99
+from dynafast.core.admission import (
+    BURST_NS,
+    CEILING,
+    FLIGHT_MAX,
+    FLOOR,
+    OPERATION,
+    RAISE,
+    WINDOW_NS,
+    Admission,
+    Bucket,
+    p99,
+)
 
 MS = 1_000_000
 STEP_NS = 20 * MS
@@ -64,12 +75,12 @@ def test_bucket_gives_no_more_than_rate_and_burst_and_the_last_item(seed: int) -
         size = rng.choice((1, 100, 10_000, 1_000_000))
         if bucket.take(size, now_ns):
             taken, largest = taken + size, max(largest, size)
-    assert taken <= START * (now_ns + BURST_NS) / 1e9 + largest
+    assert taken <= FLOOR * (now_ns + BURST_NS) / 1e9 + largest
 
 
 def test_bucket_lets_an_item_larger_than_itself_pass_and_then_waits() -> None:
     bucket = Bucket()
-    assert bucket.take(3 * START, 100 * MS)
+    assert bucket.take(3 * FLOOR, 100 * MS)
     assert not bucket.take(1, 1_000 * MS)
     assert bucket.take(1, 5_000 * MS)
 
@@ -81,8 +92,8 @@ def test_without_requests_background_work_reaches_the_ceiling() -> None:
 
 
 def test_background_work_is_cut_when_foreground_suffers_and_grows_again_after() -> None:
-    """1 ms when left alone, 2 ms more for each MB/s: 20 ms is bearable, so about 10 MB/s are."""
-    foreground = Foreground(quiet_ns=1 * MS, per_mb_ns=2 * MS)
+    """1 ms when left alone, 0.1 ms more for each MB/s: 2 ms is bearable, so about 10 MB/s are."""
+    foreground = Foreground(quiet_ns=1 * MS, per_mb_ns=MS // 10)
     admission = controller(foreground)
     foreground.run(admission, 3, busy=False)  # learns how it is without
     done = foreground.run(admission, 60)
@@ -90,6 +101,34 @@ def test_background_work_is_cut_when_foreground_suffers_and_grows_again_after() 
     assert 4e6 < mean < 12e6
     foreground.per_mb_ns = 0
     assert foreground.run(admission, 30)[-1] > 3 * mean
+
+
+@pytest.mark.parametrize("requests", [100, 0])
+def test_work_that_begins_while_there_are_requests_begins_slowly(requests: int) -> None:
+    """However long nothing was moved, with requests or without: what was not tried is not known to be harmless."""
+    foreground = Foreground(quiet_ns=1 * MS, per_mb_ns=0, requests=requests)
+    admission = controller(foreground)
+    foreground.run(admission, 60, busy=False)
+    foreground.requests = 100
+    foreground.run(admission, WINDOW_NS / 1e9, busy=False)
+    assert foreground.run(admission, 1)[0] <= FLOOR + 2 * RAISE
+
+
+def test_few_questions_are_under_way_at_a_time() -> None:
+    """Answers that come together are handled in one go, so there must not be many; a large one goes alone."""
+    admission = controller(Foreground(quiet_ns=0, per_mb_ns=0))
+    admission.node.now_ns = 1_000 * MS
+    size = FLIGHT_MAX // 3
+    assert [admission.start(size) for _ in range(4)] == [True, True, True, False]
+    admission.node.now_ns += 1_000 * MS
+    assert not admission.start(size)
+    admission.end(size)
+    assert admission.start(size)
+    for _ in range(3):
+        admission.end(size)
+    admission.node.now_ns += 1_000 * MS
+    assert admission.start(2 * FLIGHT_MAX)
+    assert not admission.start(1)
 
 
 def test_slow_foreground_by_itself_does_not_starve_repair() -> None:

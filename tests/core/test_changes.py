@@ -8,6 +8,8 @@ import pytest
 
 from dynafast.core.changes import Changes
 from dynafast.core.identity import load_entries
+from dynafast.core.seats import Seat
+from dynafast.core.taking import Taking
 from dynafast.protocol import Op, Status
 from tests.core.harness import Cluster, Member, Pipe
 from tests.core.load import (
@@ -148,6 +150,17 @@ def test_a_dead_node_is_removed_and_its_seats_are_claimed() -> None:
     check_one_owner(cluster)
     check_nothing_lost(cluster, load, copies=2)
     check_nothing_left_over(cluster)
+
+
+def test_a_claim_is_not_taken_back_while_others_have_not_heard_of_the_seat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the claimant to die as soon as it has written that the seat is its own, another could claim it too."""
+    cluster, _ = filled(5)
+    released: list[Seat] = []
+    monkeypatch.setattr(Taking, "_release", lambda _taking, seat: released.append(seat))
+    kill(cluster, cluster.members[4])
+    assert ask(cluster, 0, Op.REMOVE, "n4", False)[0] == Op.OK
+    cluster.run_until(lambda: at_rest(cluster))
+    assert released == []
 
 
 def test_a_dead_node_is_removed_by_its_id() -> None:

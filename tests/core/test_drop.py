@@ -26,7 +26,7 @@ def moved(cluster: Cluster) -> tuple[Member, int]:
     def there() -> bool:
         for member in cluster.members:
             for partition in range(cluster.facts.partitions):
-                if member.node.replica.mode(partition) == MODE_GIVEN and not member.node.given.get(partition):
+                if member.node.replica.mode(partition) == MODE_GIVEN:
                     found.append((member, partition))
                     return True
         return False

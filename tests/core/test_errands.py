@@ -13,12 +13,22 @@ class World:
 
     def __init__(self) -> None:
         self.budget = 10**9
+        self.flying = 0
         self.asked: list[tuple[list[Any], Any]] = []
-        self.node = cast("Any", SimpleNamespace(admission=SimpleNamespace(room=self.room), call=self.call))
+        self.node = cast("Any", SimpleNamespace(admission=self, call=self.call))
 
-    def room(self, size: int) -> bool:
+    def start(self, size: int) -> bool:
+        if self.budget <= 0:
+            return False
+        self.spend(size)
+        self.flying += size
+        return True
+
+    def end(self, size: int) -> None:
+        self.flying -= size
+
+    def spend(self, size: int) -> None:
         self.budget -= size
-        return self.budget + size > 0
 
     def call(self, _peer: object, _op: Op, fields: list[Any], _timeout_ms: int, done: Any) -> None:
         self.asked.append((fields, done))
@@ -87,6 +97,19 @@ def test_without_room_questions_wait_for_a_tick_in_their_order() -> None:
     for _ in range(3):
         world.answer()
     assert ended == [None, None, None]
+    assert world.flying == 0
+
+
+def test_urgent_questions_go_at_once_and_are_charged() -> None:
+    world = World()
+    world.budget = 0
+
+    def errand() -> Errand:
+        yield ask(1, size=100)
+
+    Errands(world.node, 1, urgent=True).start(errand(), lambda _error: None)
+    assert [fields for fields, _ in world.asked] == [[1]]
+    assert world.budget == -100
 
 
 def test_full_counts_those_under_way() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dynafast.core.taking import Taking
 from dynafast.protocol import Status
 from tests.core.harness import Cluster
 from tests.core.load import Load, at_rest, check_nothing_left_over, check_nothing_lost, check_one_owner
@@ -62,3 +63,18 @@ def test_joiner_says_up_when_it_serves_what_it_should() -> None:
     joiner = cluster.add("new")
     cluster.run_until(lambda: joiner.node.own.status is Status.UP)
     assert all(joiner.node.seats.seats_of(joiner.node.own.id, p) for p in joiner.node.own_targets())
+
+
+def test_a_seat_that_was_given_is_taken_without_waiting_for_room() -> None:
+    """Until then it is nobody's: requests have one replica less to wait for."""
+    cluster = Cluster(3)
+    Load(cluster).fill(100)
+    node = cluster.add("new").node
+    taking, start = node.machine(Taking), node.admission.start
+
+    def none_for_gifts(size: int) -> bool:
+        return not any(task.giver is not None for task in taking._tasks.values()) and start(size)
+
+    node.admission.start = none_for_gifts  # type: ignore[method-assign]
+    cluster.settle()
+    assert node.own_seats()
