@@ -16,21 +16,23 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.ref cimport Py_XDECREF, Py_XINCREF
 from libc.string cimport memcmp, memcpy, memset
 
+cimport cython
+
 from dynafast._ext.codec cimport (
     ARRAY,
+    BYTES,
     CBOR_NULL,
+    HEAD_MAX,
+    UINT,
     decode_item,
     encode_item,
+    head_at,
     load_be,
-    put_byte,
-    put_bytes,
-    put_head,
-    put_raw,
-    put_uint,
     read_bytes,
     read_expect,
     read_null,
     read_uint,
+    reserve,
     store_be,
 )
 from dynafast._ext.xxh3 cimport hash_raw
@@ -59,6 +61,8 @@ cdef inline int order(uint64_t actor, uint64_t counter, uint64_t other_actor, ui
     return 0
 
 
+@cython.final
+@cython.freelist(256)               # a put ends one record for each that it makes
 cdef class Record:
     """The versions of one key and the context that says which dots have been seen.
 
@@ -77,7 +81,8 @@ cdef class Record:
         cdef Version version
         if self.entries != NULL:
             raise InvariantViolation("a record is immutable")
-        self.allocate(len(entries), len(dots))
+        self.allocate_entries(len(entries))
+        self.allocate_dots(len(dots))
         for actor, counter, time in entries:
             _check_numbers(actor, counter, time)
             self.entries[self.entry_count].actor = actor
@@ -94,15 +99,27 @@ cdef class Record:
         cdef Py_ssize_t i
         for i in range(self.dot_count):
             Py_XDECREF(self.dots[i].owner)
-        PyMem_Free(self.entries)
-        PyMem_Free(self.dots)
+        if self.entries != self.usual_entries:
+            PyMem_Free(self.entries)
+        if self.dots != self.usual_dots:
+            PyMem_Free(self.dots)
 
-    cdef int allocate(self, Py_ssize_t entries, Py_ssize_t dots) except -1:
-        """Make room; the counts stay what they are, so that a half-filled record can be freed."""
-        self.entries = <Entry *>PyMem_Calloc(entries + 1, sizeof(Entry))
-        self.dots = <Version *>PyMem_Calloc(dots + 1, sizeof(Version))
-        if self.entries == NULL or self.dots == NULL:
-            raise MemoryError
+    cdef int allocate_entries(self, Py_ssize_t count) except -1:
+        """Make room, once; the count stays what it is, so that a half-filled record can be freed."""
+        self.entries = self.usual_entries
+        if count > ENTRIES_USUAL:
+            self.entries = <Entry *>PyMem_Calloc(count, sizeof(Entry))
+            if self.entries == NULL:
+                raise MemoryError
+        return 0
+
+    cdef int allocate_dots(self, Py_ssize_t count) except -1:
+        """As `allocate_entries`."""
+        self.dots = self.usual_dots
+        if count > DOTS_USUAL:
+            self.dots = <Version *>PyMem_Calloc(count, sizeof(Version))
+            if self.dots == NULL:
+                raise MemoryError
         return 0
 
     cdef void keep(self, const Version *version) noexcept:
@@ -150,7 +167,8 @@ cdef class Record:
 
     cdef Record merged(self, Record other):
         cdef Record result = Record.__new__(Record)
-        result.allocate(self.entry_count + other.entry_count, self.dot_count + other.dot_count)
+        result.allocate_entries(self.entry_count + other.entry_count)
+        result.allocate_dots(self.dot_count + other.dot_count)
         _join_entries(result, self, other)
         _join_dots(result, self, other)
         return result
@@ -158,15 +176,20 @@ cdef class Record:
     cdef Record with_put(self, const Version *version, Record seen):
         """Add a version that replaces what *seen* (a context; its versions do not matter) covers."""
         cdef Record result = Record.__new__(Record)
-        cdef Record joined = Record.__new__(Record)
+        cdef Record joined = self
         cdef Version *dot
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, left = 0
         cdef bint placed = False
         if self.covers(version.actor, version.counter) or seen.covers(version.actor, version.counter):
             raise InvariantViolation(f"dot ({version.actor:016x}, {version.counter}) exists already")
-        joined.allocate(self.entry_count + seen.entry_count, 0)
-        _join_entries(joined, self, seen)
-        result.allocate(joined.entry_count + 1, self.dot_count + 1)
+        if seen is not self and seen.entry_count:
+            joined = Record.__new__(Record)
+            joined.allocate_entries(self.entry_count + seen.entry_count)
+            _join_entries(joined, self, seen)
+        for i in range(self.dot_count):
+            left += not seen.covers(self.dots[i].actor, self.dots[i].counter)
+        result.allocate_entries(joined.entry_count + (joined.counter_of(version.actor) == 0))
+        result.allocate_dots(left + 1)
         _add_entry(result, joined, version)
         for i in range(self.dot_count):
             dot = &self.dots[i]
@@ -247,40 +270,58 @@ cdef class Record:
         """Append the canonical encoding."""
         cdef Py_ssize_t i
         cdef Version *dot
-        put_head(out, ARRAY, 2)
-        put_head(out, ARRAY, <uint64_t>self.entry_count)
+        cdef uint8_t *to
+        # Room for all of it at once: heads of their full size.
+        reserve(
+            out,
+            HEAD_MAX * (3 + 4 * self.entry_count) + (6 * HEAD_MAX + ID_SIZE) * self.dot_count + self.value_bytes(),
+        )
+        to = head_at(out.data + out.size, ARRAY, 2)
+        to = head_at(to, ARRAY, <uint64_t>self.entry_count)
         for i in range(self.entry_count):
-            put_head(out, ARRAY, 3)
-            put_uint(out, self.entries[i].actor)
-            put_uint(out, self.entries[i].counter)
-            put_uint(out, self.entries[i].time)
-        put_head(out, ARRAY, <uint64_t>self.dot_count)
+            to = head_at(to, ARRAY, 3)
+            to = head_at(to, UINT, self.entries[i].actor)
+            to = head_at(to, UINT, self.entries[i].counter)
+            to = head_at(to, UINT, self.entries[i].time)
+        to = head_at(to, ARRAY, <uint64_t>self.dot_count)
         for i in range(self.dot_count):
             dot = &self.dots[i]
-            put_head(out, ARRAY, 5)
-            put_uint(out, dot.actor)
-            put_uint(out, dot.counter)
-            put_uint(out, dot.time)
-            put_bytes(out, dot.id, ID_SIZE)
+            to = head_at(to, ARRAY, 5)
+            to = head_at(to, UINT, dot.actor)
+            to = head_at(to, UINT, dot.counter)
+            to = head_at(to, UINT, dot.time)
+            to = head_at(to, BYTES, ID_SIZE)
+            memcpy(to, dot.id, ID_SIZE)
+            to += ID_SIZE
             if dot.size < 0:
-                put_byte(out, CBOR_NULL)
+                to[0] = CBOR_NULL
+                to += 1
             else:
-                put_bytes(out, dot.value, dot.size)
+                to = head_at(to, BYTES, <uint64_t>dot.size)
+                memcpy(to, dot.value, dot.size)
+                to += dot.size
+        out.size = to - out.data
         return 0
 
-    cdef bytes stored(self, const Local *local):
-        """Return the bytes for the store: the local part, then the encoding."""
-        cdef Buffer out = Buffer()
-        cdef uint8_t head[LOCAL_SIZE + 8 * HINTS_MAX]
+    cdef int write_stored(self, Buffer out, const Local *local) except -1:
+        """Append the bytes for the store: the local part, then the encoding."""
+        cdef uint8_t *to
         cdef int i
-        store_be(head, local.actor, 8)
-        store_be(head + 8, local.boot, 8)
-        store_be(head + 16, local.counter, 8)
-        head[24] = <uint8_t>local.hint_count
+        reserve(out, LOCAL_SIZE + 8 * local.hint_count)
+        to = out.data + out.size
+        store_be(to, local.actor, 8)
+        store_be(to + 8, local.boot, 8)
+        store_be(to + 16, local.counter, 8)
+        to[24] = <uint8_t>local.hint_count
         for i in range(local.hint_count):
-            store_be(head + LOCAL_SIZE + 8 * i, local.hints[i], 8)
-        put_raw(out, head, LOCAL_SIZE + 8 * local.hint_count)
-        self.write(out)
+            store_be(to + LOCAL_SIZE + 8 * i, local.hints[i], 8)
+        out.size += LOCAL_SIZE + 8 * local.hint_count
+        return self.write(out)
+
+    cdef bytes stored(self, const Local *local):
+        """Return the bytes for the store."""
+        cdef Buffer out = Buffer()
+        self.write_stored(out, local)
         return out.take()
 
     # ---- for Python
@@ -539,9 +580,7 @@ cdef bint _read_into(Record record, Cursor *c, bytes owner) except -1:
         return False
     if n > <uint64_t>(c.end - c.at):
         return False
-    record.entries = <Entry *>PyMem_Calloc(n + 1, sizeof(Entry))
-    if record.entries == NULL:
-        raise MemoryError
+    record.allocate_entries(<Py_ssize_t>n)
     for i in range(n):
         entry = &record.entries[i]
         if not read_expect(c, ARRAY, &length) or length != 3:
@@ -551,9 +590,7 @@ cdef bint _read_into(Record record, Cursor *c, bytes owner) except -1:
         record.entry_count += 1
     if not read_expect(c, ARRAY, &n) or n > <uint64_t>(c.end - c.at):
         return False
-    record.dots = <Version *>PyMem_Calloc(n + 1, sizeof(Version))
-    if record.dots == NULL:
-        raise MemoryError
+    record.allocate_dots(<Py_ssize_t>n)
     for i in range(n):
         memset(&version, 0, sizeof(Version))
         if not _read_version(c, &version):
@@ -688,7 +725,7 @@ cdef Record read_context(bytes sealed, bytes key, object seal):
     if _seal(at, size, key, seal) != PyBytes_FromStringAndSize(<const char *>at + size, SEAL_SIZE):
         raise BadContextError("the context is damaged, or belongs to another key or cluster")
     record = Record.__new__(Record)
-    record.allocate((size - 5) // ENTRY_SIZE, 0)
+    record.allocate_entries((size - 5) // ENTRY_SIZE)
     for i in range((size - 5) // ENTRY_SIZE):
         record.entries[i].actor = load_be(at + 5 + ENTRY_SIZE * i, 8)
         record.entries[i].counter = load_be(at + 5 + ENTRY_SIZE * i + 8, 8)

@@ -1078,6 +1078,7 @@ cdef class Coordinator(Handler):
         self.stale = []
         self.dirty = []
         self.scratch = Buffer()
+        self.unseen = Record()
         self.next_rid = 1
 
     # ---- what the node and the shell call
@@ -1412,7 +1413,7 @@ cdef class Coordinator(Handler):
                 options.strict,
             )
             self.check_reachable(put)
-            seen = Record.__new__(Record) if context is None else read_context(context, key, self.seal)
+            seen = self.unseen if context is None else read_context(context, key, self.seal)
             self.write(put, seen, False)
         except RequestError as error:
             conn.fail(id, error.code, str(error), error.details)
@@ -1463,7 +1464,7 @@ cdef class Coordinator(Handler):
         cdef Acknowledgement answer
         cdef tuple holders
         cdef bint kept = False, known = False
-        cdef int i
+        cdef int i, relation
         if self.starting:
             self._refuse_early(conn, id)
             return 0
@@ -1500,12 +1501,13 @@ cdef class Coordinator(Handler):
             kept = target != 0
             if kept and self.planted and "drop-hint" in self.plants:
                 target = 0
-            if held.entry_count and held.relation(incoming) & 1:
+            relation = held.relation(incoming) if held.entry_count else 2
+            if relation & 1:
                 merged = held
                 if target and not known:
                     self.replica.keep(object_key, held, held, &local, target, False)
             else:
-                merged = incoming if held.entry_count == 0 else held.merged(incoming)
+                merged = incoming if relation & 2 else held.merged(incoming)
                 if self.planted and "lww-merge" in self.plants:
                     merged = _newest_only(merged)
                 if self.replica.keep(object_key, held, merged, &local, target, True):
@@ -1649,7 +1651,7 @@ cdef class Coordinator(Handler):
                 self.replica.merge(put.object_key, held, (<Peer>put.peers[put.slots[mine].target]).id)
             return self.stage(put)
         if put.options.overwrite:
-            seen = seen.merged(held)
+            seen = seen.merged(held) if seen.entry_count else held
         self._check_limits(put, held, seen)
         self._choose_dot(put, held, seen, &local)
         put.record = held.with_put(&put.version, seen)

@@ -21,8 +21,9 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.string cimport memset
 
 from dynafast._ext.clock cimport HINTS_MAX, load_stored
-from dynafast._ext.codec cimport load_be
+from dynafast._ext.codec cimport load_be, store_be
 from dynafast._ext.hot cimport Hot, HotRecords
+from dynafast._ext.sealed cimport SEAL_BYTES, checksum
 from dynafast._ext.xxh3 cimport hash_bytes
 
 cdef enum:
@@ -101,6 +102,8 @@ cdef class Replica:
         Py_ssize_t cache_bytes=DEFAULT_CACHE_BYTES, plants=frozenset(),
     ):
         self.disk = store
+        self.staged = store.staged
+        self.scratch = Buffer()
         self.hot = HotRecords(cache_bytes)
         self.epochs = <uint32_t *>PyMem_Calloc(partitions, sizeof(uint32_t))
         if self.epochs == NULL:
@@ -239,7 +242,7 @@ cdef class Replica:
         cdef bytes data, id
         if target == 0 or _find(local, target) >= 0:
             if stage:
-                self.disk.stage(object_key, record.stored(local))
+                self.staged[object_key] = self.sealed(object_key, record, local)
             else:
                 self.disk.put(object_key, record.stored(local))
             self.hot.keep(object_key, record, local, self.epochs[self.partition_of(object_key)])
@@ -266,6 +269,14 @@ cdef class Replica:
         self.hot.forget(object_key)
         self.hinted[id] = [figures[0] + 1, figures[1] + len(data)]
         return self.retell(object_key, held, record)
+
+    cdef bytes sealed(self, bytes object_key, Record record, const Local *local):
+        """Return what the store is to have under a key."""
+        cdef Buffer out = self.scratch
+        out.size = SEAL_BYTES
+        record.write_stored(out, local)
+        store_be(out.data, checksum(object_key, out.data + SEAL_BYTES, out.size - SEAL_BYTES), SEAL_BYTES)
+        return out.take()
 
     cdef int undo(self, bytes object_key, Record held, Record record) except -1:
         """What was staged was refused: *held* is there still. Of several writes of a key the last one comes first."""

@@ -14,24 +14,28 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from dynafast._ext.codec cimport load_be, store_be
-from dynafast._ext.xxh3 cimport hash_bytes
 
-SEAL_SIZE = 8                       # bytes before the value
-
-
-cdef inline uint64_t _checksum(bytes key, bytes value) except? 0:
-    # The key goes in as the seed: hashing ``key + value`` would copy the value once more.
-    return hash_bytes(value, hash_bytes(key, 0))
+SEAL_SIZE = SEAL_BYTES
 
 
 def seal(bytes key not None, bytes value not None):
     """Return what a store keeps under *key* for *value*."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
-    cdef bytes stored = PyBytes_FromStringAndSize(NULL, 8 + size)
+    cdef bytes stored = PyBytes_FromStringAndSize(NULL, SEAL_BYTES + size)
     cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(stored)
-    store_be(to, _checksum(key, value), 8)
-    memcpy(to + 8, PyBytes_AS_STRING(value), size)
+    store_be(to, checksum(key, <const uint8_t *>PyBytes_AS_STRING(value), size), SEAL_BYTES)
+    memcpy(to + SEAL_BYTES, PyBytes_AS_STRING(value), size)
     return stored
+
+
+def put_sealed(put not None, dict staged not None):
+    """Call ``put(key, sealed)`` for each entry; return the bytes of the keys and values."""
+    cdef Py_ssize_t size = 0
+    cdef bytes key, sealed
+    for key, sealed in staged.items():
+        put(key, sealed)
+        size += PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(sealed) - SEAL_BYTES
+    return size
 
 
 def unseal(bytes key not None, bytes stored not None):
@@ -40,12 +44,9 @@ def unseal(bytes key not None, bytes stored not None):
     Raises:
         CorruptRecordError: the bytes are not what was stored under this key.
     """
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(stored) - 8
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(stored) - SEAL_BYTES
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(stored)
-    cdef bytes value
-    if size >= 0:
-        value = PyBytes_FromStringAndSize(<const char *>at + 8, size)
-        if load_be(at, 8) == _checksum(key, value):
-            return value
+    if size >= 0 and load_be(at, SEAL_BYTES) == checksum(key, at + SEAL_BYTES, size):
+        return PyBytes_FromStringAndSize(<const char *>at + SEAL_BYTES, size)
     shown = key[:40].hex() + ("…" if len(key) > 40 else "")
     raise CorruptRecordError(f"checksum mismatch under key {shown} ({len(stored)} bytes stored)")

@@ -34,17 +34,25 @@ cdef struct Local:                  # the private part of a stored record: never
     uint64_t[HINTS_MAX] hints       # ids of the nodes that this record is kept for
 
 
+cdef enum:
+    ENTRIES_USUAL = 2               # that lie inside a record
+    DOTS_USUAL = 1
+
+
 cdef class Record:
-    cdef Entry *entries             # sorted by actor, one per actor
+    cdef Entry *entries             # sorted by actor, one per actor; `usual_entries`, or owned; NULL: none
     cdef Py_ssize_t entry_count
-    cdef Version *dots              # sorted by (actor, counter); every dot is covered by `entries`
+    cdef Version *dots              # sorted by (actor, counter); every dot is covered by `entries`; likewise
     cdef Py_ssize_t dot_count
+    cdef Entry[ENTRIES_USUAL] usual_entries
+    cdef Version[DOTS_USUAL] usual_dots
     cdef uint64_t hashed            # 0: not computed yet
     cdef bytes sealed               # the context as a client gets it, once it was asked for
     cdef bytes sealed_key
     cdef uint64_t leaf              # what it adds to its leaf of a Merkle tree, under `leaf_key`
     cdef bytes leaf_key
-    cdef int allocate(self, Py_ssize_t entries, Py_ssize_t dots) except -1
+    cdef int allocate_entries(self, Py_ssize_t count) except -1
+    cdef int allocate_dots(self, Py_ssize_t count) except -1
     cdef void keep(self, const Version *version) noexcept
     cdef bint covers(self, uint64_t actor, uint64_t counter) noexcept
     cdef uint64_t counter_of(self, uint64_t actor) noexcept
@@ -60,6 +68,7 @@ cdef class Record:
     cdef uint64_t newest(self) noexcept
     cdef bint first_of_write(self, Py_ssize_t index) noexcept
     cdef int write(self, Buffer out) except -1
+    cdef int write_stored(self, Buffer out, const Local *local) except -1
     cdef bytes stored(self, const Local *local)
 
 

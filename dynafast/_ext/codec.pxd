@@ -20,6 +20,7 @@ cdef enum Major:
 
 
 cdef enum:
+    HEAD_MAX = 9                    # bytes of the head of an item
     CBOR_FALSE = 0xF4
     CBOR_TRUE = 0xF5
     CBOR_NULL = 0xF6
@@ -110,30 +111,32 @@ cdef inline uint64_t load_be(const uint8_t *at, int width) noexcept nogil:
     return value
 
 
-cdef inline int put_head(Buffer out, uint8_t major, uint64_t value) except -1:
-    cdef uint8_t *to
-    reserve(out, 9)
-    to = out.data + out.size
+cdef inline uint8_t *head_at(uint8_t *to, uint8_t major, uint64_t value) noexcept nogil:
+    """Write a head, of up to `HEAD_MAX` bytes, where there is room; return where it ends."""
     major = major << 5
     if value < 24:
         to[0] = major | <uint8_t>value
-        out.size += 1
-    elif value <= 0xFF:
+        return to + 1
+    if value <= 0xFF:
         to[0] = major | 24
         to[1] = <uint8_t>value
-        out.size += 2
-    elif value <= 0xFFFF:
+        return to + 2
+    if value <= 0xFFFF:
         to[0] = major | 25
         store_be(to + 1, value, 2)
-        out.size += 3
-    elif value <= 0xFFFFFFFFu:
+        return to + 3
+    if value <= 0xFFFFFFFFu:
         to[0] = major | 26
         store_be(to + 1, value, 4)
-        out.size += 5
-    else:
-        to[0] = major | 27
-        store_be(to + 1, value, 8)
-        out.size += 9
+        return to + 5
+    to[0] = major | 27
+    store_be(to + 1, value, 8)
+    return to + 9
+
+
+cdef inline int put_head(Buffer out, uint8_t major, uint64_t value) except -1:
+    reserve(out, HEAD_MAX)
+    out.size = head_at(out.data + out.size, major, value) - out.data
     return 0
 
 

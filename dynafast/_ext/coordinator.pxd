@@ -163,6 +163,7 @@ cdef class Coordinator(Handler):
     cdef bint planted
     cdef object disk
     cdef object seal                # of contexts
+    cdef Record unseen              # what a client has seen that brings no context
     cdef uint64_t boot
     cdef int read_quorum
     cdef int write_quorum

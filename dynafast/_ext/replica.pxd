@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dynafast._ext.clock cimport Local, Record
+from dynafast._ext.codec cimport Buffer
 from dynafast._ext.hot cimport HotRecords
 from dynafast._ext.merkle cimport MerkleTree
 
@@ -16,6 +17,8 @@ cdef enum Mode:
 
 cdef class Replica:
     cdef object disk
+    cdef dict staged                # of the store: object key -> what it is to have there, sealed
+    cdef Buffer scratch
     cdef object plants
     cdef readonly HotRecords hot             # what the store has too, and no longer true where the partition's epoch is another
     cdef uint32_t *epochs           # per partition how often it was cleared; owned, freed in __dealloc__
@@ -41,6 +44,7 @@ cdef class Replica:
     cdef int keep(
         self, bytes object_key, Record held, Record record, Local *local, uint64_t target, bint stage
     ) except -1
+    cdef bytes sealed(self, bytes object_key, Record record, const Local *local)
     cdef int undo(self, bytes object_key, Record held, Record record) except -1
     cdef int retell(self, bytes object_key, Record held, Record record) except -1
     cdef int _end_hint(self, bytes target, bytes object_key, Record held, Local *local, object others) except -1

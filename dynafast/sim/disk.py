@@ -52,7 +52,7 @@ class Disk(MemoryStore):
 
     def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]], *, counts: bool = False) -> int:
         changes = list(changes)
-        if self.full and (changes or counts or self._staged):
+        if self.full and (changes or counts or self.staged):
             raise StoreError("no space left on device")
         return super()._accept(changes, counts=counts)
 
@@ -140,7 +140,7 @@ class Disk(MemoryStore):
         twin._size = self._size
         twin._accepted_bytes = twin._synced_bytes = self._accepted_bytes
         twin._undo = []
-        twin._staged = {}
+        twin.staged = {}
         twin.boot, twin.was_clean, twin._is_open = self.boot, self.was_clean, True
         twin.sequence = twin._synced = 0
         return twin

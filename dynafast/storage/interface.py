@@ -69,6 +69,9 @@ class Store(Protocol):
         was_clean: whether the last `close` was a clean one (True for a new store).
         sequence: number of changes accepted since opening, one for each `put`, each `write` of a batch that is
             not empty, and each `commit` of something; `sync` tells up to which number they are durable.
+        staged: object key -> sealed value (`dynafast._ext.sealed`): what its owner adds is kept in `Family.OBJECTS`
+            with the next `commit`, or with the next change before it. Reads see it at once. Many writes that are
+            accepted together cost much less than one by one. The same dict as long as the store is open.
 
     Every call on a closed store but `close` raises `StoreError`.
     """
@@ -76,6 +79,7 @@ class Store(Protocol):
     boot: int
     was_clean: bool
     sequence: int
+    staged: dict[bytes, bytes]
 
     @property
     def unsynced_bytes(self) -> int:
@@ -91,12 +95,6 @@ class Store(Protocol):
 
     def put(self, key: bytes, value: bytes) -> int:
         """Keep *value* under *key* in `Family.OBJECTS`; return the new `sequence`. Errors as for `write`."""
-
-    def stage(self, key: bytes, value: bytes) -> None:
-        """Keep *value* under *key* in `Family.OBJECTS` with the next `commit`, or with the next change before it.
-
-        Reads see it at once. Many writes that are accepted together cost much less than one by one.
-        """
 
     def commit(self) -> None:
         """Accept what is staged and not accepted yet, as one change. Errors as for `write`: all of it is dropped then.

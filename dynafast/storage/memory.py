@@ -23,7 +23,7 @@ class MemoryStore:
         self._keys: dict[Family, list[bytes]] = {family: [] for family in Family}
         self._size = 0  # bytes of keys and sealed values
         self._accepted_bytes = self._synced_bytes = 0
-        self._staged: dict[bytes, bytes] = {}
+        self.staged: dict[bytes, bytes] = {}
         self._undo: list[list[_Change]] = []  # for each change not synced yet: what was there before it
         self.reopen()
 
@@ -42,7 +42,7 @@ class MemoryStore:
             for change in before:
                 self._set(*change)
         self._undo.clear()
-        self._staged.clear()
+        self.staged.clear()
         self._accepted_bytes = self._synced_bytes
         self.reopen()
 
@@ -59,22 +59,18 @@ class MemoryStore:
         """See `Store`."""
         return self._accept(((Family.OBJECTS, key, seal(key, value)),))
 
-    def stage(self, key: bytes, value: bytes) -> None:
-        """See `Store`."""
-        self._staged[key] = value
-
     def commit(self) -> None:
         """See `Store`."""
         try:
             self._accept(())
         finally:
-            self._staged.clear()
+            self.staged.clear()
 
     def read(self, family: Family, key: bytes) -> bytes | None:
         """See `Store`."""
         self._check_open()
-        if family is Family.OBJECTS and key in self._staged:
-            return self._staged[key]
+        if family is Family.OBJECTS and key in self.staged:
+            return unseal(key, self.staged[key])
         stored = self._stored[family].get(key)
         return None if stored is None else unseal(key, stored)
 
@@ -131,7 +127,7 @@ class MemoryStore:
     def _accept(self, changes: Iterable[_Change], *, counts: bool = False) -> int:
         """Accept what is staged, then *changes*; *counts*: a change even if it is none, as of a range that is empty."""
         self._check_open()
-        changes = [*((Family.OBJECTS, key, seal(key, value)) for key, value in self._staged.items()), *changes]
+        changes = [*((Family.OBJECTS, key, stored) for key, stored in self.staged.items()), *changes]
         before = [(family, key, self._stored[family].get(key)) for family, key, _ in changes]
         if counts or changes:
             # The way back is kept first, and all of it at once: a sync at this moment covers all or nothing.
@@ -140,7 +136,7 @@ class MemoryStore:
                 self._set(family, key, stored)
                 self._accepted_bytes += len(key) + (0 if stored is None else len(stored) - SEAL_SIZE)
             self.sequence += 1
-            self._staged.clear()
+            self.staged.clear()
         return self.sequence
 
     def _range(self, earlier: list[_Change], family: Family, start: bytes, end: bytes) -> list[_Change]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rocksdict import DbClosedError, Rdict, WriteBatch
 
-from dynafast._ext.sealed import seal, unseal
+from dynafast._ext.sealed import SEAL_SIZE, put_sealed, seal, unseal
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
 from dynafast.storage.flushing import Flusher, ThreadFlusher
 from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
@@ -51,7 +51,7 @@ class RocksStore:
         self._lost: StoreError | None = None  # a failed sync: no later one can make up for it
         self._path = path
         self._accepted_bytes = self._synced_bytes = 0
-        self._staged: dict[bytes, bytes] = {}
+        self.staged: dict[bytes, bytes] = {}
         self.sequence = 0
         _prepare_folder(path)
         try:
@@ -82,37 +82,36 @@ class RocksStore:
 
     def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
-        if key in self._staged:
-            return self._staged[key]
+        if key in self.staged:
+            return unseal(key, self.staged[key])
         try:
             stored = self._objects.get(key)
         except Exception as error:
             raise _store_error(error) from error
         return None if stored is None else unseal(key, stored)
 
-    def stage(self, key: bytes, value: bytes) -> None:
-        """See `Store`."""
-        self._staged[key] = value
-
     def commit(self) -> None:
         """See `Store`."""
-        if len(self._staged) == 1:  # less work than a batch of one
-            self.put(*self._staged.popitem())
-        elif self._staged:
+        if len(self.staged) == 1:  # less work than a batch of one
+            self._put_one(*self.staged.popitem())
+        elif self.staged:
             try:
                 self._submit(Batch())
             finally:
-                self._staged.clear()
+                self.staged.clear()
 
     def put(self, key: bytes, value: bytes) -> int:
         """See `Store`."""
-        if self._staged:
+        if self.staged:
             return self._submit(Batch([(Family.OBJECTS, key, value)]))
+        return self._put_one(key, seal(key, value))
+
+    def _put_one(self, key: bytes, sealed: bytes) -> int:
         try:
-            self._objects.put(key, seal(key, value))
+            self._objects.put(key, sealed)
         except Exception as error:
             raise _store_error(error) from error
-        self._accepted_bytes += len(key) + len(value)
+        self._accepted_bytes += len(key) + len(sealed) - SEAL_SIZE
         self.sequence += 1
         return self.sequence
 
@@ -137,11 +136,8 @@ class RocksStore:
         """Write what is staged and *batch*."""
         self._check_open()
         changes = WriteBatch(raw_mode=True)
-        size = 0
-        objects = self._handles[Family.OBJECTS]
-        for key, value in self._staged.items():
-            size += len(key) + len(value)
-            changes.put(key, seal(key, value), objects)
+        changes.set_default_column_family(self._handles[Family.OBJECTS])  # less work than naming it each time
+        size = put_sealed(changes.put, self.staged)
         for family, key, change in batch.ops:
             size += len(key)
             if change is None:
@@ -155,7 +151,7 @@ class RocksStore:
             self._database.write(changes)
         except Exception as error:
             raise _store_error(error) from error
-        self._staged.clear()
+        self.staged.clear()
         self._accepted_bytes += size
         self.sequence += 1
         return self.sequence
@@ -166,7 +162,7 @@ class RocksStore:
         """See `Store`."""
         result: list[tuple[bytes, bytes | CorruptRecordError]] = []
         size = 0
-        if self._staged:
+        if self.staged:
             self._submit(Batch())
         try:
             # Not `items()`: at a damaged block that ends as if the range ended there. Here `status` tells.

@@ -362,7 +362,7 @@ def refuse_commits(patch: pytest.MonkeyPatch, member: Member, error: StoreError)
     """Let the store of *member* drop what is staged, as one that refuses it does."""
 
     def refuse() -> None:
-        member.store._staged.clear()
+        member.store.staged.clear()
         raise error
 
     patch.setattr(member.store, "commit", refuse)
