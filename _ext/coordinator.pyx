@@ -398,7 +398,7 @@ cdef class Quorum(Pending):
         return 0
 
     cdef int receipt(self, Buffer out) except -1:
-        cdef int i, primaries = 0, fallbacks = 0, synced = 0, flags = FLAG_FORWARDED if self.forwarded else 0
+        cdef int i, primaries = 0, fallbacks = 0, synced = 0
         for i in range(self.count):
             if not self.counted(i):
                 continue
@@ -408,18 +408,7 @@ cdef class Quorum(Pending):
                 fallbacks += 1
             if self.slots[i].synced:
                 synced += 1
-        if fallbacks:
-            flags |= FLAG_SLOPPY
-        if primaries == 0:
-            flags |= FLAG_NO_PRIMARY
-        put_head(out, ARRAY, 6)
-        put_uint(out, self.need)
-        put_uint(out, primaries + fallbacks)
-        put_uint(out, primaries)
-        put_uint(out, fallbacks)
-        put_uint(out, synced)
-        put_uint(out, flags)
-        return 0
+        return _put_receipt(out, self.need, primaries, fallbacks, synced, self.forwarded)
 
 
 cdef int _put_live(Buffer out, Record record) except -1:
@@ -598,6 +587,91 @@ cdef int _put_store(
     return record.write(out)
 
 
+cdef int _put_written(
+    Buffer out, Record record, const Version *version, bytes key, bint give, object seal
+) except -1:
+    """Append what a put has made: its dot, how many versions are live, and the context if it covers no unseen one."""
+    cdef Py_ssize_t live = record.live_count()
+    cdef bint alone = (
+        live == (0 if version.size < 0 else 1)
+        and record.find(version.actor, version.counter) != NULL     # else it is another's: read anew
+    )
+    put_head(out, ARRAY, 3)
+    put_uint(out, version.actor)
+    put_uint(out, version.counter)
+    put_uint(out, version.time)
+    put_uint(out, <uint64_t>live)
+    if give or alone:
+        return _put_context(out, record, key, seal)
+    return put_byte(out, CBOR_NULL)         # a context that covers siblings nobody was shown would overwrite them
+
+
+cdef int _put_given(Buffer out, Record record, bint give) except -1:
+    """Append the live versions, for a put that asked for them."""
+    return _put_live(out, record) if give else put_byte(out, CBOR_NULL)
+
+
+cdef int _put_receipt(Buffer out, int need, int primaries, int fallbacks, int synced, bint forwarded) except -1:
+    cdef int flags = FLAG_FORWARDED if forwarded else 0
+    if fallbacks:
+        flags |= FLAG_SLOPPY
+    if primaries == 0:
+        flags |= FLAG_NO_PRIMARY
+    put_head(out, ARRAY, 6)
+    put_uint(out, need)
+    put_uint(out, primaries + fallbacks)
+    put_uint(out, primaries)
+    put_uint(out, fallbacks)
+    put_uint(out, synced)
+    return put_uint(out, flags)
+
+
+cdef class Lone(Pending):
+    """A put of which this node alone decides, since nobody else serves the key: what its store accepts, and flushes
+    where that is asked for, is the quorum. `Put` would come to the same, with a list of one to ask and to count."""
+
+    cdef int accepted(self) except -1:
+        if not self.flush:
+            return self.conclude(False)
+        self.home.enlist(self, self.patience_ms)
+        return self.home.await_flush(self)
+
+    cdef int covered(self) except -1:
+        if self.home.pending.pop(self.rid, None) is None:
+            return 0                        # its time was over
+        return self.conclude(True)
+
+    cdef int conclude(self, bint synced) except -1:
+        self.synced = synced
+        if _count_bits(self.home.view.mine(self.partition)) < self.wanted:
+            self.client.fail(
+                self.client_id, "uncertain", "write not confirmed: needed 1 replicas, 0 answered",
+                {"needed": 1, "answered": 0},
+            )                               # the seat was given away meanwhile
+            return 0
+        self.home.sample(self.home.now_ns - self.started_ns)
+        if self.client.lost:
+            return 0
+        return self.client.written(self.client_id, self, self.give and self.record.value_bytes() >= _DIRECT_MAX)
+
+    cdef int fields(self, Buffer out) except -1:
+        _put_written(out, self.record, &self.version, self.key, self.give, self.home.seal)
+        _put_receipt(out, 1, 1, 0, self.synced, self.forwarded)
+        put_uint(out, self.home.clock)
+        return _put_given(out, self.record, self.give)
+
+    cdef int rejected(self, object error) except -1:
+        return _fail_store(self.client, self.client_id, error)
+
+    cdef int expired(self) except -1:
+        self.home.pending.pop(self.rid, None)
+        self.client.fail(
+            self.client_id, "timeout", "write not confirmed in time: needed 1 replicas, 0 answered",
+            {"needed": 1, "answered": 0},
+        )
+        return 0
+
+
 cdef class Vote(Pending):
     """A put's own record waits for the flush that covers it."""
 
@@ -763,28 +837,11 @@ cdef class Put(Quorum):
         return self.client.written(self.client_id, self, self.options.give and self.record.value_bytes() >= _DIRECT_MAX)
 
     cdef int fields(self, Buffer out) except -1:
-        cdef Py_ssize_t live = self.record.live_count()
-        cdef bint alone = (
-            live == (0 if self.version.size < 0 else 1)
-            and self.record.find(self.version.actor, self.version.counter) != NULL  # else it is another's: read anew
-        )
-        put_head(out, ARRAY, 3)
-        put_uint(out, self.version.actor)
-        put_uint(out, self.version.counter)
-        put_uint(out, self.version.time)
-        put_uint(out, <uint64_t>live)
-        if (
-            self.options.give or alone
-            or (self.home.planted and "put-context" in self.home.plants)
-        ):
-            _put_context(out, self.record, self.key, self.home.seal)
-        else:
-            put_byte(out, CBOR_NULL)        # a context that covers siblings nobody was shown would overwrite them
+        cdef bint give = self.options.give or (self.home.planted and "put-context" in self.home.plants)
+        _put_written(out, self.record, &self.version, self.key, give, self.home.seal)
         self.receipt(out)
         put_uint(out, self.home.clock)
-        if self.options.give:
-            return _put_live(out, self.record)
-        return put_byte(out, CBOR_NULL)
+        return _put_given(out, self.record, self.options.give)
 
     cdef int again(self) except -1:
         """Cover what was told, and write once more: an answer of ok says that this value wins over all that was
@@ -1023,6 +1080,22 @@ cdef class Call(Pending):
         return 0
 
 
+cdef int _count_bits(uint8_t mask) noexcept:
+    cdef int i, count = 0
+    for i in range(SEATS_MAX):
+        count += mask >> i & 1
+    return count
+
+
+cdef int _fill_version(Version *to, object value, const uint8_t *write_id) noexcept:
+    """Point a version without a dot at a client's value, which must outlive it; None: a tombstone."""
+    to.size = -1 if value is None else PyBytes_GET_SIZE(value)
+    to.value = NULL if value is None else <uint8_t *>PyBytes_AS_STRING(value)
+    to.owner = NULL if value is None else <PyObject *>value
+    memcpy(to.id, write_id, ID_SIZE)
+    return 0
+
+
 cdef bytes _object_key(uint64_t position, bytes key):
     """Return ``position (8 bytes, big-endian) + key``, as `dynafast.storage.interface.object_key`."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
@@ -1074,7 +1147,6 @@ cdef class Coordinator(Handler):
         self.wheel = {}
         self.waiting = deque()
         self.staged = []
-        self.staged_keys = set()
         self.stale = []
         self.dirty = []
         self.scratch = Buffer()
@@ -1169,8 +1241,8 @@ cdef class Coordinator(Handler):
         """Return the object keys of all requests under way."""
         keys = set()
         for request in self.pending.values():
-            if isinstance(request, Quorum):
-                keys.add((<Quorum>request).object_key)
+            if isinstance(request, (Quorum, Lone)):
+                keys.add((<Pending>request).object_key)
             elif isinstance(request, Relay):
                 key = (<Relay>request).key
                 keys.add(_object_key(hash_bytes(key, 0), key))
@@ -1251,7 +1323,6 @@ cdef class Coordinator(Handler):
         request.home = self
         self.staged.append(request)
         if request.written is not None:
-            self.staged_keys.add(request.object_key)
             self.staged_bytes += request.written.value_bytes()
         return 0
 
@@ -1267,7 +1338,6 @@ cdef class Coordinator(Handler):
         cdef Pending request
         while self.staged:
             staged, self.staged = self.staged, []
-            self.staged_keys.clear()
             self.staged_bytes = 0
             try:
                 self.disk.commit()
@@ -1283,7 +1353,7 @@ cdef class Coordinator(Handler):
 
     cdef Record load(self, bytes object_key, Local *local):
         """Return the record to answer with: one that the store has accepted."""
-        if self.staged and object_key in self.staged_keys:
+        if self.staged and object_key in self.replica.staged:
             self.commit()
         return self.replica.load(object_key, local)
 
@@ -1397,14 +1467,15 @@ cdef class Coordinator(Handler):
         self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,
         const uint8_t *write_id, const Options *options,
     ) except -1:
-        cdef Put put = Put.__new__(Put)
+        cdef int wanted = self.wanted_alone(self.view.locate(position), options)
+        cdef Put put
         cdef Record seen
+        if wanted:
+            return self.put_alone(conn, id, key, position, value, context, write_id, options, wanted)
+        put = Put.__new__(Put)
         put.options = options[0]
         put.value = value
-        put.version.size = -1 if value is None else PyBytes_GET_SIZE(value)
-        put.version.value = NULL if value is None else <uint8_t *>PyBytes_AS_STRING(value)
-        put.version.owner = NULL if value is None else <PyObject *>value
-        memcpy(put.version.id, write_id, ID_SIZE)
+        _fill_version(&put.version, value, write_id)
         try:
             if options.durable > self.view.replicas:
                 raise _too_many(options.durable, self.view.replicas)
@@ -1421,6 +1492,55 @@ cdef class Coordinator(Handler):
         except StoreError as error:
             return _fail_store(conn, id, error)
         put.patience_ms = options.timeout_ms
+        return self.bound_staged()
+
+    cdef int wanted_alone(self, Py_ssize_t partition, const Options *options) noexcept:
+        """Return how many seats a put needs here if this node alone decides of it; else 0."""
+        cdef tuple holders = self.view.holders[partition]
+        cdef int wanted = options.need or self.write_quorum
+        if len(holders) != 1 or holders[0] is not self.me or self.planted or self.view.extras[partition]:
+            return 0
+        wanted = max(wanted, options.primaries, options.durable)
+        return wanted if wanted <= _count_bits(self.view.mine(partition)) else 0
+
+    cdef int put_alone(
+        self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,
+        const uint8_t *write_id, const Options *options, int wanted,
+    ) except -1:
+        cdef Lone put = Lone.__new__(Lone)
+        cdef Record seen = self.unseen
+        cdef Local local
+        cdef const Version *earlier
+        put.client = conn
+        put.client_id = id
+        put.forwarded = conn.role_code == PEER
+        put.key = key
+        put.object_key = _object_key(position, key)
+        put.partition = self.view.locate(position)
+        put.wanted = wanted
+        put.give = options.give
+        put.flush = self.group or options.durable
+        put.started_ns = self.now_ns
+        put.patience_ms = options.timeout_ms
+        _fill_version(&put.version, value, write_id)
+        try:
+            if context is not None:
+                seen = read_context(context, key, self.seal)
+            put.held = self.replica.load(put.object_key, &local)
+            earlier = put.held.find_write(write_id)
+            if earlier != NULL:             # a retry: nothing new
+                put.version = earlier[0]
+                put.record = put.held
+            else:
+                put.record = self.succeed(key, &put.version, put.held, seen, options.overwrite, &local)
+                if self.replica.keep(put.object_key, put.held, put.record, &local, 0, True):
+                    put.written = put.record
+        except RequestError as error:
+            conn.fail(id, error.code, str(error), error.details)
+            return 0
+        except StoreError as error:
+            return _fail_store(conn, id, error)
+        self.stage(put)
         return self.bound_staged()
 
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1:
@@ -1650,15 +1770,8 @@ cdef class Coordinator(Handler):
             if target:
                 self.replica.merge(put.object_key, held, (<Peer>put.peers[put.slots[mine].target]).id)
             return self.stage(put)
-        if put.options.overwrite:
-            seen = seen.merged(held) if seen.entry_count else held
-        self._check_limits(put, held, seen)
-        self._choose_dot(put, held, seen, &local)
-        put.record = held.with_put(&put.version, seen)
+        put.record = self.succeed(put.key, &put.version, held, seen, put.options.overwrite, &local)
         put.held = held
-        local.actor = put.version.actor
-        local.boot = self.boot
-        local.counter = put.version.counter
         if self.planted:
             self._planted_write(put)
         if self.replica.keep(put.object_key, held, put.record, &local, target, True):
@@ -1679,26 +1792,41 @@ cdef class Coordinator(Handler):
             for i in range(put.count):
                 put.ask(i)
 
-    cdef int _choose_dot(self, Put put, Record held, Record seen, const Local *local) except -1:
+    cdef Record succeed(
+        self, bytes key, Version *version, Record held, Record seen, bint overwrite, Local *local
+    ):
+        """Give a new version its dot; return the record that has it, whose private part goes to *local*."""
+        if overwrite:
+            seen = seen.merged(held) if seen.entry_count else held
+        self._check_limits(version.size, held, seen)
+        self._choose_dot(key, version, held, seen, local)
+        local.actor = version.actor
+        local.boot = self.boot
+        local.counter = version.counter
+        return held.with_put(version, seen)
+
+    cdef int _choose_dot(
+        self, bytes key, Version *version, Record held, Record seen, const Local *local
+    ) except -1:
         """The actor rule: our actor for this key only if this boot issued its last dot, and we still know it."""
         cdef uint64_t actor = local.actor
         cdef bint ours = local.boot == self.boot and actor and held.counter_of(actor) == local.counter
         if self.planted and "counter-from-context" in self.plants:
-            put.version.actor = self.me.number
-            put.version.counter = max(held.counter_of(self.me.number), seen.counter_of(self.me.number)) + 1
-            put.version.time = self.tick_clock()
+            version.actor = self.me.number
+            version.counter = max(held.counter_of(self.me.number), seen.counter_of(self.me.number)) + 1
+            version.time = self.tick_clock()
             return 0
         if ours and seen.counter_of(actor) > local.counter:
             ours = False
-            self.node.amnesia(put.key)
+            self.node.amnesia(key)
         while not ours and (actor == 0 or held.counter_of(actor) or seen.counter_of(actor) or actor == local.actor):
             actor = self.random64()
-        put.version.actor = actor
-        put.version.counter = local.counter + 1 if ours else 1
-        put.version.time = self.tick_clock()
+        version.actor = actor
+        version.counter = local.counter + 1 if ours else 1
+        version.time = self.tick_clock()
         return 0
 
-    cdef int _check_limits(self, Put put, Record held, Record seen) except -1:
+    cdef int _check_limits(self, Py_ssize_t size, Record held, Record seen) except -1:
         """Client writes alone are limited: never repair or replication."""
         cdef Py_ssize_t i, live = 0, total = 0
         for i in range(held.dot_count):
@@ -1710,10 +1838,10 @@ cdef class Coordinator(Handler):
                 f"the key has {live} versions that this write does not replace: get it, resolve, and put with the"
                 " context", {"versions": live}, code="too-many-versions",
             )
-        if put.version.size >= 0 and total + put.version.size > _RECORD_MAX:
+        if size >= 0 and total + size > _RECORD_MAX:
             raise TooLargeError(
-                f"the versions of the key would have {total + put.version.size} bytes together, at most {_RECORD_MAX}:"
-                " get it, resolve, and put with the context", {"bytes": total + put.version.size},
+                f"the versions of the key would have {total + size} bytes together, at most {_RECORD_MAX}:"
+                " get it, resolve, and put with the context", {"bytes": total + size},
             )
         return 0
 

@@ -123,6 +123,23 @@ cdef class Put(Quorum):
     cdef int take_owners(self, object owners) except -1
 
 
+cdef class Lone(Pending):
+    cdef Connection client
+    cdef uint64_t client_id
+    cdef bint forwarded
+    cdef bint give
+    cdef bint flush                 # it waits for one
+    cdef bint synced
+    cdef int wanted                 # seats of this node, all that are asked for
+    cdef bytes key
+    cdef Py_ssize_t partition
+    cdef Record record
+    cdef Version version            # the one written; its value belongs to `record`
+    cdef int64_t started_ns
+    cdef int64_t patience_ms
+    cdef int conclude(self, bint synced) except -1
+
+
 cdef class Relay(Pending):
     cdef Connection client
     cdef uint64_t client_id
@@ -173,7 +190,6 @@ cdef class Coordinator(Handler):
     cdef dict pending
     cdef dict wheel                 # deadline bucket -> request ids, packed
     cdef list staged                # Pendings whose writes wait for the next `commit`
-    cdef set staged_keys
     cdef Py_ssize_t staged_bytes
     cdef object waiting             # deque of Pending, by sequence
     cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
@@ -205,8 +221,13 @@ cdef class Coordinator(Handler):
     ) except -1
     cdef int check_reachable(self, Quorum request) except -1
     cdef int write(self, Put put, Record seen, bint again) except -1
-    cdef int _choose_dot(self, Put put, Record held, Record seen, const Local *local) except -1
-    cdef int _check_limits(self, Put put, Record held, Record seen) except -1
+    cdef Record succeed(
+        self, bytes key, Version *version, Record held, Record seen, bint overwrite, Local *local
+    )
+    cdef int _choose_dot(
+        self, bytes key, Version *version, Record held, Record seen, const Local *local
+    ) except -1
+    cdef int _check_limits(self, Py_ssize_t size, Record held, Record seen) except -1
     cdef int replicate(self, Put put) except -1
     cdef bint _refuse_early(self, Connection conn, uint64_t id) except -1
     cdef bint _takes(self, Connection conn, uint64_t id) except -1
@@ -221,6 +242,11 @@ cdef class Coordinator(Handler):
     cdef int coordinate_put(
         self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,
         const uint8_t *write_id, const Options *options,
+    ) except -1
+    cdef int wanted_alone(self, Py_ssize_t partition, const Options *options) noexcept
+    cdef int put_alone(
+        self, Connection conn, uint64_t id, bytes key, uint64_t position, object value, bytes context,
+        const uint8_t *write_id, const Options *options, int wanted,
     ) except -1
     cdef int keep_hint(self, Put put, Peer target) except -1
     cdef int retry_stale(self) except -1
