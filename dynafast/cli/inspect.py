@@ -4,11 +4,13 @@ from typing import Any
 
 import click
 
+from dynafast.cli.members import short_id
 from dynafast.cli.options import json_option, key_argument, node_options, open_client
 from dynafast.cli.output import cell, print_json, print_table
 
 _MEMBER_FIELDS = (
     "name",
+    "id",
     "address",
     "status",
     "alive",
@@ -40,7 +42,9 @@ def status(*, config: bool, as_json: bool, at: str, timeout: float) -> None:
         print_table(("setting", "value", "source"), rows)
     else:
         click.echo("cluster " + "  ".join(f"{name}={cell(value)}" for name, value in found["cluster"].items()))
-        print_table(_MEMBER_FIELDS, [[cell(member[name]) for name in _MEMBER_FIELDS] for member in found["members"]])
+        length = short_id([member["id"] for member in found["members"]])
+        members = [{**member, "id": member["id"][:length]} for member in found["members"]]
+        print_table(_MEMBER_FIELDS, [[cell(member[name]) for name in _MEMBER_FIELDS] for member in members])
         _show_work(found)
 
 

@@ -3,12 +3,14 @@
 A change is accepted or refused at once, and the nodes do it behind; with ``--wait`` the command ends when it is done.
 """
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from dynafast import Client
 from dynafast.cli.options import json_option, node_options, open_client
 from dynafast.cli.output import cell, print_json, print_table
 from dynafast.limits import WEIGHT_MAX
@@ -19,6 +21,9 @@ PAUSE_S = 0.2
 SHOWN_MAX = 20  # partitions told one by one
 NEW_NODE = "(new)"
 CHECK_S = 12.0  # a node answers a check within 10
+SHORT_ID_MIN = 4  # hex digits
+
+_DIGITS = re.compile(f"[0-9a-f]{{{SHORT_ID_MIN},}}")
 
 _name = click.argument("name")
 _weight = click.IntRange(1, WEIGHT_MAX)
@@ -33,9 +38,11 @@ _wait_option = click.option("--wait", is_flag=True, help="End when it is done. C
 def leave(*, name: str, wait: bool, as_json: bool, at: str, timeout: float) -> None:
     """Tell node NAME to hand over what it has, and go.
 
-    Its process ends with status 0 when it has handed over. Refused if fewer hosts than replicas would be left.
+    Its process ends with status 0 when it has handed over. Refused if fewer hosts than replicas would be left, unless
+    another node stays on its host. NAME may be the node's id, as `status` shows it.
     """
     with open_client(at, timeout) as client:
+        name = _meant(client, at, name)
         answer = client.leave(name)
         if wait:
             _await(lambda: not _present(client.status(), name))
@@ -51,9 +58,11 @@ def leave(*, name: str, wait: bool, as_json: bool, at: str, timeout: float) -> N
 def remove(*, name: str, accept_loss: bool, wait: bool, as_json: bool, at: str, timeout: float) -> None:
     """Take node NAME, which is dead, out of the cluster for ever.
 
-    Others take over what it served. Refused while it answers: then it can leave. It can never come back.
+    Others take over what it served. Refused while it answers: then it can leave. It can never come back. NAME may be
+    the node's id, as `status` shows it.
     """
     with open_client(at, timeout) as client:
+        name = _meant(client, at, name)
         answer = client.remove(name, accept_loss=accept_loss)
         if wait:
             _await(lambda: not _present(client.status(at=at), name) and _is_settled(client.check(at=at)))
@@ -67,13 +76,17 @@ def remove(*, name: str, accept_loss: bool, wait: bool, as_json: bool, at: str, 
 @json_option
 @node_options()
 def weight(*, name: str, share: int, wait: bool, as_json: bool, at: str, timeout: float) -> None:
-    """Give node NAME the weight W: its share of the data, relative to other nodes."""
+    """Give node NAME the weight W: its share of the data, relative to other nodes.
+
+    NAME may be the node's id, as `status` shows it.
+    """
 
     def is_done() -> bool:
         weights = {member["weight"] for member in _present(client.status(at=at), name)}
         return weights == {share} and _is_settled(client.check(at=at))
 
     with open_client(at, timeout) as client:
+        name = _meant(client, at, name)
         answer = client.weight(name, share)
         if wait:
             _await(is_done)
@@ -149,9 +162,25 @@ def _await(is_done: Callable[[], bool]) -> None:
         time.sleep(PAUSE_S)
 
 
+def short_id(ids: Sequence[str]) -> int:
+    """Return how many digits of each id tell them apart."""
+    whole = max(map(len, ids), default=0)
+    return next((n for n in range(SHORT_ID_MIN, whole) if len({id[:n] for id in ids}) == len(ids)), whole)
+
+
+def _meant(client: Client, at: str, name: str) -> str:
+    """Return the whole id if *name* is the beginning of exactly one, as `status` shows it, and nobody's name."""
+    if not _DIGITS.fullmatch(name):
+        return name
+    members = client.status(at=at)["members"]
+    found = [member["id"] for member in members if member["id"].startswith(name)]
+    return found[0] if len(found) == 1 and all(member["name"] != name for member in members) else name
+
+
 def _present(status: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return the members of that name that have not gone: one or none."""
-    return [member for member in status["members"] if member["name"] == name and member["status"] not in GONE]
+    """Return the members of that name or id that have not gone: one or none."""
+    members = [member for member in status["members"] if member["status"] not in GONE]
+    return [member for member in members if name in (member["name"], member["id"])]
 
 
 def _is_settled(check: dict[str, Any]) -> bool:

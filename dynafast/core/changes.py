@@ -209,6 +209,8 @@ class Changes(Machine):
             return
 
         def permitted(error: RequestError | None) -> None:
+            if error is None and self.node.own.status is Status.LEFT:  # nobody listens to us any more
+                error = RefusedError(f"{self.node.own.name} has left: ask another", code="stopping")
             if error is not None:
                 done(error)
                 return
@@ -249,9 +251,9 @@ class Changes(Machine):
     # ---- permits
 
     def _check_hosts(self, entry: Entry) -> None:
-        """Raise RefusedError if without that node fewer hosts than replicas were left."""
+        """Raise RefusedError if without that node fewer hosts were left, and fewer than replicas."""
         stay = self._staying(entry.id)
-        if len(stay) < self.node.facts.replicas:
+        if entry.host not in stay and len(stay) < self.node.facts.replicas:
             raise RefusedError(
                 f"without {entry.name} there would be {len(stay)} hosts for {self.node.facts.replicas} replicas:"
                 " let another join first, or replace it",

@@ -84,6 +84,8 @@ class Entrance(Machine):
             try:
                 if error is not None:
                     raise error
+                if dead is None:
+                    self._check_unknown(replaced)
                 self._check_name(name, asker)  # another may have entered meanwhile
             except RequestError as refusal:
                 connection.fail(id, refusal.code, str(refusal), refusal.details)
@@ -96,6 +98,20 @@ class Entrance(Machine):
             removed(None)
         else:
             self.node.machine(Changes).remove(dead, removed, accept_loss=False, replaced=True)
+
+    def _check_unknown(self, name: str) -> None:
+        """Refuse to replace a node that nobody here has heard of, ever, while somebody who may have cannot be asked."""
+        node = self.node
+        if any(entry.name == name for entry in node.membership.entries.values()):
+            return  # it has gone
+        away = [entry.name for entry in node.membership.members() if not node.peers[entry.id].usable]
+        away = [other for other in away if other != node.own.name]
+        if away:
+            raise RefusedError(
+                f"{node.own.name} knows of no node named {name!r}, and {away[0]} cannot be asked: try again",
+                {"name": name},
+                code="unavailable",
+            )
 
     def _admit(self, connection: "Connection", id: int, name: str, asker: bytes) -> None:
         self._promised[name] = (asker, self.node.now_ns + RESERVE_NS)

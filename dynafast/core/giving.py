@@ -5,6 +5,7 @@ Rules that this file owns (docs/architecture.md, "Seats"):
 * First the owner writes ``given to X``, and serves the seat no more; only after the flush X hears of it. X then takes
   what the owner has got meanwhile, and only then the seat, one k higher. So no two nodes ever serve one seat.
 * A gift whose answer got lost is given again, to the same node, and its owner reminds that node until it is taken.
+* A node that leaves gives its seats to targets that have one too, if there are fewer of them than seats.
 * An owner that is a target itself keeps its last seat; one seat of a partition is on its way at a time.
 * While another node claims a seat of a removed one, with our consent, ours stay where they are: that node has been
   told with whom it must compare.
@@ -21,7 +22,7 @@ from dynafast.core.machine import Machine, Ops
 from dynafast.core.seats import Seat
 from dynafast.core.taking import Taking, seats_in
 from dynafast.errors import PeerProtocolError, StoreError
-from dynafast.protocol import Op, is_uint
+from dynafast.protocol import Op, Status, is_uint
 from dynafast.storage.interface import Batch
 
 if TYPE_CHECKING:
@@ -147,10 +148,16 @@ class Giving(Machine):
         own = node.seats.seats_of(node.own.id, partition)
         if (
             asker not in targets
-            or node.seats.serves(asker, partition)
+            or (node.seats.serves(asker, partition) and not self._is_left_over(partition, targets))
             or partition in node.seats.moving
             or not node.seats.can_give(partition, node.own.id, targets)
             or node.machine(Claiming).granted(partition)
         ):
             return None
         return own[-1]
+
+    def _is_left_over(self, partition: int, targets: list[bytes]) -> bool:
+        """Whether our seats go to targets that have one, since this node leaves and there are fewer than seats."""
+        node = self.node
+        few = len(targets) < node.facts.replicas
+        return few and node.own.status is Status.LEAVING and all(node.seats.serves(id, partition) for id in targets)

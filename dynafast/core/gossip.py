@@ -51,11 +51,11 @@ class Gossip(Machine):
     def tick(self, now_ns: int) -> None:
         """Start the rounds that are due."""
         if now_ns >= self._next_round_ns:
-            self._round_ns = now_ns
             self._next_round_ns = now_ns + (QUICK_PERIOD_NS if self._quick_left else PERIOD_NS)
             self._quick_left = max(0, self._quick_left - 1)
             linked = self.node.linked_peers()
             if linked:
+                self._round_ns = now_ns
                 self._exchange(linked[self.node.random64() % len(linked)])
 
     def receive(self, message: object) -> dict[str, object]:

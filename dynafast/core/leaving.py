@@ -118,7 +118,7 @@ class Leaving(Machine):
                     replica.settle_hint(target, key, digest)
 
     def _tell(self) -> None:
-        """Tell all that can be reached that this node has left; end when they have heard."""
+        """Tell all that can be reached that this node has left, and who has gone before: perhaps it alone knows."""
         if self._telling:
             return
         self._telling = True
@@ -137,7 +137,9 @@ class Leaving(Machine):
                 else:
                     self._telling = False
 
+        gone = [entry for _, entry in sorted(node.membership.entries.items()) if not entry.member]
+        told = [entry.to_wire() for entry in gone if entry.id != node.own.id] + [node.own.to_wire()]
         for peer in peers:
-            node.call(peer, Op.GOSSIP, [{"entries": [node.own.to_wire()]}], TELL_MS, answered)
+            node.call(peer, Op.GOSSIP, [{"entries": told}], TELL_MS, answered)
         if not peers:
             self._telling = False

@@ -732,6 +732,7 @@ class Node:
             members.append(
                 {
                     "name": shown.name,
+                    "id": id.hex(),
                     "address": shown.address,
                     "status": shown.status.value,
                     "alive": alive,

@@ -188,7 +188,8 @@ class Taking(Machine):
         if self._given_back(partition) is not None:
             return True
         if node.seats.serves(node.own.id, partition):
-            return partition in node.seats.lost and self._lost_seat(partition) is not None
+            lost = partition in node.seats.lost and self._lost_seat(partition) is not None
+            return lost or self._giver(partition) is not None
         return node.own.id in node.targets(partition)
 
     def _given_back(self, partition: int) -> Seat | None:
@@ -196,6 +197,22 @@ class Taking(Machine):
         for seat, (to, k) in sorted(self.node.given.get(partition, {}).items()):
             if not self._is_member(to):
                 return Seat(partition, seat, k + 1)
+        return None
+
+    def _giver(self, partition: int) -> bytes | None:
+        """Return whom this node, a target, may ask for a seat.
+
+        If there are fewer targets than seats, one that has a seat takes those of a leaving node too: who else would?
+        """
+        node, seats = self.node, self.node.seats
+        targets = node.targets(partition)
+        if not seats.serves(node.own.id, partition):
+            return seats.giver(partition, node.own.id, targets)
+        if len(targets) < node.facts.replicas and node.own.id in targets:
+            for _, owner in sorted(seats.owners[partition].items()):
+                entry = node.membership.entries.get(owner.node)
+                if entry is not None and entry.status is Status.LEAVING:
+                    return owner.node if all(seats.serves(id, partition) for id in targets) else None
         return None
 
     def _lost_seat(self, partition: int) -> Seat | None:
@@ -329,7 +346,7 @@ class Taking(Machine):
     def _source(self, task: Task) -> bytes | None:
         """Return whom to compare with: who can give a seat, or else anybody who serves the partition."""
         node = self.node
-        giver = node.seats.giver(task.partition, node.own.id, node.targets(task.partition))
+        giver = self._giver(task.partition)
         order = ([] if giver is None else [giver]) + node.seats.holders(task.partition)
         order += [owner.node for _, owner in sorted(node.seats.moving.get(task.partition, {}).items())]
         usable = [id for id in order if id != node.own.id and node.peers[id].link is not None]
@@ -410,7 +427,7 @@ class Taking(Machine):
             if task.claimed not in (None, lost):
                 self._release(task.claimed)  # others have come or gone since: that seat is for them to claim
                 task.claimed = None
-            giver = node.seats.giver(task.partition, node.own.id, node.targets(task.partition))
+            giver = self._giver(task.partition)
             if lost is not None:
                 if not self._talks.full:
                     self._talk(self._talks, [task], self._claim(task, lost))

@@ -351,10 +351,11 @@ class Simulation:
     def _traffic(self) -> str | None:
         """Say what nodes have sent each other for repair or transfer within a while, or None."""
         seen: dict[str, int] = {}
+        readers: dict[End, FrameReader] = {}  # what is delivered may be a piece of a frame
 
         def watch(end: End, data: bytes) -> None:
             if isinstance(end.far.owner, Process) and isinstance(end.owner, Process):
-                for message in FrameReader().feed(data):
+                for message in readers.setdefault(end, FrameReader()).feed(data):
                     if message[0] in REPAIRS:
                         name = Op(message[0]).name
                         seen[name] = seen.get(name, 0) + 1

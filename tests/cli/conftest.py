@@ -20,6 +20,7 @@ CONFIG = {
 }
 MEMBER = {
     "name": "n1",
+    "id": "00010203cafe0607",
     "address": "[::1]:7411",
     "status": "up",
     "alive": True,
@@ -30,7 +31,15 @@ MEMBER = {
     "keys": 12,
     "bytes": 3456,
 }
-DEAD = {**MEMBER, "name": "n2", "alive": False, "partitions": None, "keys": None, "bytes": None}
+DEAD = {
+    **MEMBER,
+    "name": "n2",
+    "id": "00010203dead0607",
+    "alive": False,
+    "partitions": None,
+    "keys": None,
+    "bytes": None,
+}
 CLEAN = {"partitions": 64, "divergent": [], "unreachable": [], "hints": 0}
 PLAN_RESULT = {
     "moves": [{"from": "n1", "to": None, "partitions": 7, "bytes": 700}],

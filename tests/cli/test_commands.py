@@ -297,8 +297,8 @@ def test_status_lists_members_in_aligned_columns_with_dashes_for_the_unknown(nod
     assert first == "cluster id=00ff  replicas=3"
     assert header.split() == list(STATUS_RESULT["members"][0])
     assert [row.split() for row in rows] == [
-        ["n1", "[::1]:7411", "up", "yes", "1", "default", "n1", "1024", "12", "3456"],
-        ["n2", "[::1]:7411", "up", "no", "1", "default", "n1", "-", "-", "-"],
+        ["n1", "00010203c", "[::1]:7411", "up", "yes", "1", "default", "n1", "1024", "12", "3456"],
+        ["n2", "00010203d", "[::1]:7411", "up", "no", "1", "default", "n1", "-", "-", "-"],
     ]
     assert {row.index("up") for row in rows} == {header.index("status")}
 

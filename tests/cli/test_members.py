@@ -49,6 +49,36 @@ def test_leave_wait_ends_when_the_member_has_left(node: StatusNode, run: Command
     assert len(node.requests(STATUS)) == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("00010203cafe0607", "00010203cafe0607"),
+        ("00010203c", "00010203cafe0607"),
+        ("0001020", "0001020"),  # could be either
+        ("000", "000"),  # too short to be meant as an id
+        ("0001-x", "0001-x"),
+        ("beef", "beef"),  # somebody's name, and the beginning of another's id
+    ],
+)
+def test_a_change_takes_the_id_that_status_shows(node: StatusNode, run: Command, given: str, asked: str) -> None:
+    named = {**MEMBER, "name": "beef", "id": "1111111111111111"}
+    like = {**MEMBER, "name": "n4", "id": "beef111111111111"}
+    node.statuses = [{**STATUS_RESULT, "members": [*STATUS_RESULT["members"], named, like]}]
+    assert run("leave", given).status == 0
+    assert node.requests(LEAVE)[0][2] == asked
+
+
+@pytest.mark.parametrize(
+    ("words", "last"), [("leave", {"status": "left"}), ("remove", {"status": "removed"}), ("weight 4", {"weight": 4})]
+)
+def test_wait_knows_a_node_by_its_id_too(node: StatusNode, run: Command, words: str, last: dict[str, Any]) -> None:
+    node.statuses = [status(), status(), status(**last)]
+    change, *rest = words.split()
+    done = run(change, MEMBER["id"][:6], *rest, "--wait")
+    assert done.out.decode() == f"{change} {MEMBER['id']}: done\n"
+    assert len(node.requests(STATUS)) == 3
+
+
 def test_remove_wait_ends_when_others_have_what_it_served(node: StatusNode, run: Command) -> None:
     node.statuses = [status(), status(status="removed")]
     node.checks = [{**CLEAN, "divergent": [3]}, {**CLEAN, "unreachable": ["n2"]}, {**CLEAN, "hints": 5}]

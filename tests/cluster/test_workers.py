@@ -179,8 +179,9 @@ def test_a_folder_of_workers_starts_again_with_all_of_them_and_not_otherwise(tmp
     assert "has the data of one node: leave --workers out" in said
 
 
-def test_a_worker_that_leaves_hands_over_and_the_other_goes_on(tmp_path: Path) -> None:
-    with running(tmp_path, "--partitions", "16", "--replicas", "1") as crew:
+@pytest.mark.parametrize("replicas", ["1", "3"])
+def test_a_worker_that_leaves_hands_over_and_the_other_goes_on(tmp_path: Path, replicas: str) -> None:
+    with running(tmp_path, "--partitions", "16", "--replicas", replicas) as crew:
         with Client(crew.addresses) as client:
             for key in KEYS:
                 client.put(key, key)

@@ -295,6 +295,7 @@ class Cluster:
         return len(heard) == 1 and all(
             member.node.own.status is Status.UP
             and not member.node.coordinator.starting
+            and not member.node.given
             and len(member.node.linked_peers()) == len(live) - 1
             and all(len(set(holders)) >= wanted for holders in member.node.coordinator.view.holders)
             and len(member.node.membership.members()) == len(self.members)

@@ -44,6 +44,13 @@ def hosts(cluster: Cluster) -> int:
     return len({entry.host for entry in members if entry.status is not Status.LEAVING})
 
 
+def nothing_moves(cluster: Cluster) -> bool:
+    """Whether all are up and no seat is on its way. With fewer hosts than seats some may be served by no target."""
+    nodes = [member.node for member in present(cluster)]
+    still = not any(node.machine(Taking).count or node.given or node.seats.moving for node in nodes)
+    return still and all(node.own.status is Status.UP for node in nodes)
+
+
 # ---- leave
 
 
@@ -150,6 +157,36 @@ def test_a_dead_node_is_removed_and_its_seats_are_claimed() -> None:
     check_one_owner(cluster)
     check_nothing_lost(cluster, load, copies=2)
     check_nothing_left_over(cluster)
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_of_several_nodes_on_one_host_one_may_leave_however_few_hosts_there_are(hosts: int) -> None:
+    cluster = Cluster(hosts)
+    load = Load(cluster)
+    load.fill(200)
+    leaver = cluster.add("worker", host="n0")
+    cluster.add("another", host="n0")
+    load.run(lambda: nothing_moves(cluster))
+    assert leaver.node.own_seats()
+    assert ask(cluster, 0, Op.LEAVE, "worker")[0] == Op.OK
+    stayed = [member for member in cluster.members if member is not leaver]
+    load.run(lambda: leaver.node.ended == "left", members=stayed)
+    kill(cluster, leaver)
+    load.run(lambda: nothing_moves(cluster), members=stayed)
+    check_one_owner(cluster)
+    check_nothing_lost(cluster, load, copies=hosts)
+    check_nothing_left_over(cluster)
+    if hosts > 1:
+        assert ask(cluster, 0, Op.LEAVE, "n1")[2] == "too-few-hosts"
+
+
+@pytest.mark.parametrize("accept_loss", [False, True])
+def test_of_several_nodes_on_one_host_a_dead_one_may_be_removed(accept_loss: bool) -> None:
+    cluster = Cluster(2)
+    dead = cluster.add("worker", host="n0")
+    cluster.settle()
+    kill(cluster, dead)
+    assert ask(cluster, 1, Op.REMOVE, "worker", accept_loss)[0] == Op.OK
 
 
 def test_a_claim_is_not_taken_back_while_others_have_not_heard_of_the_seat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,6 +450,17 @@ def test_of_two_that_are_to_be_replaced_none_stays() -> None:
     live = [member for member in cluster.members if member.up]
     cluster.run_until(lambda: all(len(member.node.members()) == len(live) for member in live))
     assert [entry.id for entry in seed.node.members() if entry.name == "n3"] == [b"newnode1"]
+
+
+def test_nobody_enters_for_a_node_that_only_one_who_is_away_may_know() -> None:
+    """It would stay a member for ever: the seed alone remembers whom to remove, and may be removed itself."""
+    cluster, _ = filled(3)
+    away = cluster.members[2]
+    kill(cluster, away)
+    assert knock(cluster.members[0], name="n9", replace="n8")[2] == "unavailable"
+    cluster.restart(away)
+    cluster.settle()
+    assert knock(cluster.members[0], name="n9", replace="n8")[0] == Op.OK
 
 
 def test_a_node_that_answers_is_not_replaced() -> None:
