@@ -31,6 +31,15 @@ from libc.stdlib cimport free, realloc, strtoull
 from libc.string cimport strcmp, strerror
 
 
+cdef extern from *:
+    enum:
+        ACQUIRE "__ATOMIC_ACQUIRE"
+        RELEASE "__ATOMIC_RELEASE"
+
+    int64_t atomic_load "__atomic_load_n"(int64_t *value, int order) nogil
+    void atomic_store "__atomic_store_n"(int64_t *value, int64_t now, int order) nogil
+
+
 cdef extern from "<dirent.h>" nogil:
     ctypedef struct DIR:
         pass
@@ -165,6 +174,8 @@ cdef struct Shared:
     pthread_mutex_t mutex           # of the logs
     Logs logs
     sem_t wanted
+    int64_t accepted                # what the last change that was written to the logs is called
+    int64_t covered                 # ... and the last one that is durable
     int done                        # an eventfd
     bint over
 
@@ -278,21 +289,26 @@ cdef int _sync(Logs *logs) noexcept nogil:
     return 0
 
 
-cdef void _turn(Shared *shared, int (*act)(Logs *logs) noexcept nogil) noexcept nogil:
+cdef int _turn(Shared *shared, int (*act)(Logs *logs) noexcept nogil) noexcept nogil:
+    cdef int error
     pthread_mutex_lock(&shared.mutex)
-    act(&shared.logs)
+    error = act(&shared.logs)
     pthread_mutex_unlock(&shared.mutex)
+    return error
 
 
 cdef void *_run(void *argument) noexcept nogil:
     """The thread: a sync each time that one is wanted, and a last one."""
     cdef Shared *shared = <Shared *>argument
     cdef timespec until
+    cdef int64_t accepted
     while True:
         clock_gettime(CLOCK_REALTIME, &until)
         until.tv_sec += TIDY_S
         if sem_timedwait(&shared.wanted, &until) == 0:
-            _turn(shared, _sync)
+            accepted = atomic_load(&shared.accepted, ACQUIRE)
+            if _turn(shared, _sync) == 0:
+                shared.covered = accepted
             eventfd_write(shared.done, 1)
             if shared.over:
                 return NULL
@@ -347,6 +363,10 @@ cdef class LogFlusher:
             _turn(&self.shared, _sync)
         self.check()
 
+    def accepted(self, int64_t number):
+        """Tell the number of the last change that was written to the logs: a sync that begins later covers it."""
+        atomic_store(&self.shared.accepted, number, RELEASE)
+
     def begin(self):
         """Let the thread do a sync; the first time, start it."""
         if not self.running:
@@ -354,10 +374,15 @@ cdef class LogFlusher:
         sem_post(&self.shared.wanted)
 
     def end(self):
-        """Take note that a sync of the thread has ended; raise StoreError if it failed, or an earlier one."""
+        """Return the number of the last change that is durable, after a sync of the thread has ended.
+
+        Raises:
+            StoreError: it failed, or an earlier one.
+        """
         cdef uint64_t count
         eventfd_read(self.shared.done, &count)
         self.check()
+        return self.shared.covered
 
     def stop(self):
         """End the thread, after a last sync.

@@ -82,6 +82,7 @@ cdef enum:
     EVENTS = 256                    # of one wake-up
     READ_SIZE = 64 * 1024           # of one recv: some hundred small requests, a few milliseconds of work
     ACCEPTS = 64                    # of one wake-up
+    HOLD_NS = 200_000               # a flush waits that long for requests that go on arriving, to cover them too
 
 # An end that takes no output, or leaves a frame unfinished, for so long is given up.
 DEFAULT_STALLED_NS = 30_000_000_000
@@ -228,9 +229,8 @@ cdef class Reactor:
 
     Args:
         handler: the node's request path; is told the time, and asked what is to be sent and whether a flush is wanted.
-        flush: called when a flush is wanted, and the one before has ended.
-        flushed_fd: a descriptor that is readable when one has ended; stays the caller's.
-        flushed: called then; makes it unreadable again.
+        flusher: a `dynafast.storage.flushing.Flusher`, which stays the caller's.
+        flushed: called when a flush has ended; calls the flusher's ``end``.
 
     Raises:
         OSError: the system has no descriptor left.
@@ -238,10 +238,10 @@ cdef class Reactor:
     Exceptions of the core leave `turn`, `pump` and `check` as they are: they are bugs, or a store that failed.
     """
 
-    def __init__(self, Handler handler not None, *, flush not None, int flushed_fd, flushed not None):
+    def __init__(self, Handler handler not None, *, flusher not None, flushed not None):
         cdef FlushEnd flush_end = FlushEnd()
         self.handler = handler
-        self.begin_flush = flush
+        self.flusher = flusher
         self.channels = {}
         self.listeners = []
         self.ended = []
@@ -251,7 +251,7 @@ cdef class Reactor:
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise _os_error("epoll_create1")
-        flush_end.fd = flushed_fd
+        flush_end.fd = flusher.done
         flush_end.done = flushed
         self.flush_end = flush_end
         self.watch(flush_end, EPOLLIN)
@@ -309,6 +309,7 @@ cdef class Reactor:
             if count <= 0:
                 if wait_ms:
                     return True
+                self.flush_awaited()        # all that has arrived by now shares a flush
                 wait_ms = patience_ms
                 if wait_ms == 0:
                     return True
@@ -322,18 +323,26 @@ cdef class Reactor:
             self.send_all()
             self.ended.clear()
             if self.now_ns - begun >= limit_ns:
+                self.flush_awaited()
                 return False
+            if not self.flushing and self.handler.awaits_flush():
+                if self.held_ns == 0:
+                    self.held_ns = self.now_ns
+                elif self.now_ns - self.held_ns >= HOLD_NS:
+                    self.flush()
 
     def pump(self):
-        """Send what the core has produced outside of `turn`."""
+        """Send what the core has produced outside of `turn`, and flush if something waits for that."""
         self.send_all()
+        self.flush_awaited()
         self.ended.clear()
 
     def flush(self):
         """Let a flush begin, unless one is under way."""
         if not self.flushing:
             self.flushing = True
-            self.begin_flush()
+            self.held_ns = 0
+            self.flusher.begin()
 
     def check(self, int64_t stalled_ns=DEFAULT_STALLED_NS):
         """Give up connections that have been stalled for so long; call about once a second."""
@@ -390,6 +399,11 @@ cdef class Reactor:
                 channel = self.channels.get(connection)
                 if channel is not None:
                     channel.push()
+        if self.flushing:
+            self.flusher.accepted()         # it may not have begun yet
+        return 0
+
+    cdef int flush_awaited(self) except -1:
         if self.handler.awaits_flush():
             self.flush()
         return 0

@@ -40,8 +40,9 @@ cdef class Channel(Watched):
 cdef class Reactor:
     cdef Handler handler
     cdef int epoll
-    cdef object begin_flush
-    cdef bint flushing              # one is under way
+    cdef object flusher
+    cdef bint flushing              # a flush is under way
+    cdef int64_t held_ns            # since when one is wanted; 0: not
     cdef uint8_t *input             # owned; freed in __dealloc__
     cdef dict channels              # connection -> Channel
     cdef list listeners
@@ -51,3 +52,4 @@ cdef class Reactor:
     cdef int watch(self, Watched what, uint32_t events) except -1
     cdef int tell_time(self) except -1
     cdef int send_all(self) except -1
+    cdef int flush_awaited(self) except -1

@@ -4,6 +4,7 @@ from typing import final
 from typing_extensions import disjoint_base
 
 from dynafast._ext.connection import Connection, Handler
+from dynafast.storage.flushing import Flusher
 
 __all__ = ["Reactor"]
 
@@ -21,9 +22,7 @@ class Channel(Watched): ...
 
 @final
 class Reactor:
-    def __init__(
-        self, handler: Handler, *, flush: Callable[[], None], flushed_fd: int, flushed: Callable[[], None]
-    ) -> None: ...
+    def __init__(self, handler: Handler, *, flusher: Flusher, flushed: Callable[[], None]) -> None: ...
     @property
     def fd(self) -> int: ...
     def __len__(self) -> int: ...

@@ -24,7 +24,7 @@ class ReactorSockets:
     def __init__(self, node: Node, flusher: Flusher) -> None:
         self._node = node
         self._flusher = flusher
-        self._reactor = Reactor(node.coordinator, flush=flusher.begin, flushed_fd=flusher.done, flushed=self._flushed)
+        self._reactor = Reactor(node.coordinator, flusher=flusher, flushed=self._flushed)
 
     def listen(self, listener: socket.socket, make: Callable[[], Connection]) -> None:
         """See `Sockets`."""

@@ -20,6 +20,9 @@ class Flusher(Protocol):
     def begin(self) -> None:
         """Let a sync of everything accepted by now begin. The one before must have ended."""
 
+    def accepted(self) -> None:
+        """Tell that more was accepted: a sync that has not really begun yet covers it too."""
+
     def end(self) -> int:
         """Return up to which sequence number the sync that has ended covers; raise what `Store.sync` would have."""
 
@@ -51,6 +54,9 @@ class ThreadFlusher:
     def begin(self) -> None:
         """See `Flusher`."""
         self._wanted.release()
+
+    def accepted(self) -> None:
+        """See `Flusher`; *sync* looks for itself."""
 
     def end(self) -> int:
         """See `Flusher`."""

@@ -186,32 +186,33 @@ class RocksStore:
 
     def sync(self) -> int:
         """See `Store`."""
-        covers = self._accepted()
+        sequence, accepted_bytes = self.sequence, self._accepted_bytes
         self._check_open()
-        return self._synced(covers, self._sync_database if self._logs is None else self._logs.sync)
+
+        def sync() -> int:
+            if self._logs is None:
+                self._database.flush_wal(sync=True)
+            else:
+                self._logs.sync()
+            return sequence
+
+        return self._synced(sync, accepted_bytes)
 
     def flusher(self) -> Flusher:
         """Return what syncs this store beside the thread that owns it; to be closed before the store is."""
         return ThreadFlusher(self.sync) if self._logs is None else _StoreFlusher(self, self._logs)
 
-    def _accepted(self) -> tuple[int, int]:
-        """Return the sequence number and the bytes up to which changes were accepted."""
-        return self.sequence, self._accepted_bytes
-
-    def _synced(self, covers: tuple[int, int], sync: Callable[[], object]) -> int:
-        """Return the sequence number that is durable after *sync*, which covers so much and raises if it fails."""
+    def _synced(self, sync: Callable[[], int], accepted_bytes: int) -> int:
+        """Return what *sync* does: the sequence number that is durable then, and at least so many bytes."""
         if self._lost is not None:
             raise StoreError(f"an earlier sync failed: {self._lost}") from self._lost
         try:
-            sync()
+            sequence = sync()
         except Exception as error:
             self._lost = _store_error(error)
             raise self._lost from error
-        sequence, self._synced_bytes = covers
+        self._synced_bytes = accepted_bytes
         return sequence
-
-    def _sync_database(self) -> None:
-        self._database.flush_wal(sync=True)
 
     def usage(self) -> tuple[int, int]:
         """See `Store`; the number counts each write until a flush or compaction has merged those of a key."""
@@ -253,17 +254,22 @@ class _StoreFlusher:
     def __init__(self, store: RocksStore, logs: "LogFlusher") -> None:
         self._store = store
         self._logs = logs
-        self._covers = (0, 0)
+        self._accepted_bytes = 0
         self.done = logs.done
 
     def begin(self) -> None:
         """See `Flusher`."""
-        self._covers = self._store._accepted()
+        self._accepted_bytes = self._store._accepted_bytes
+        self.accepted()
         self._logs.begin()
+
+    def accepted(self) -> None:
+        """See `Flusher`."""
+        self._logs.accepted(self._store.sequence)
 
     def end(self) -> int:
         """See `Flusher`."""
-        return self._store._synced(self._covers, self._logs.end)
+        return self._store._synced(self._logs.end, self._accepted_bytes)
 
     def close(self) -> None:
         """See `Flusher`."""

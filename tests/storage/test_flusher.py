@@ -31,10 +31,13 @@ def append(name, text):
     with open(folder / name, "ab", buffering=0) as file:
         file.write(text)
 
+def ended():
+    assert select.select([flusher.done], [], [], 30)[0], "no end"
+    return flusher.end()
+
 def flush():
     flusher.begin()
-    assert select.select([flusher.done], [], [], 30)[0], "no end"
-    flusher.end()
+    return ended()
 
 def answer():
     append("answers", b"x")
@@ -148,8 +151,7 @@ def test_files_come_and_go_during_flushes(shim: ShimLog, folder: Path) -> None:
             flusher.begin()
             (folder / f"{number + 1:06}.log").touch()
             (folder / f"{number // 2:06}.log").unlink(missing_ok=True)
-            assert select.select([flusher.done], [], [], 30)[0], "no end"
-            flusher.end()
+            ended()
         flush()
         answer()
         assert len(held()) == 151
@@ -186,6 +188,28 @@ def test_a_failed_sync_fails_for_good(shim: ShimLog, folder: Path) -> None:
         fails(flusher.sync)
         flusher.stop()
         flusher.close()
+        """,
+    )
+
+
+def test_a_flush_covers_what_was_accepted_before_its_sync(shim: ShimLog, folder: Path) -> None:
+    play(
+        shim,
+        folder,
+        """
+        append("000004.log", b"a")
+        flusher.accepted(1)
+        Path(fault + ".hang").touch()
+        flusher.begin()
+        deadline = time.monotonic() + 30
+        while "sync-begin" not in Path(os.environ["DURABILITY_LOG"]).read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        append("000004.log", b"b")
+        flusher.accepted(2)
+        Path(fault + ".hang").unlink()
+        assert ended() == 1
+        assert flush() == 2
         """,
     )
 
