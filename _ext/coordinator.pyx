@@ -241,25 +241,36 @@ cdef class Quorum(Pending):
         cdef uint8_t[SLOTS_MAX] masks
         cdef int[SLOTS_MAX] hosts
         cdef Slot *slot
-        cdef int i
-        cdef uint8_t every = 0
+        cdef int i, j, some = 0
+        cdef uint8_t mask, every = 0
+        cdef bint plain = True              # one seat each, no two the same, each on a host of its own: nearly always
         for i in range(self.count):
             slot = &self.slots[i]
             hosts[i] = slot.host
-            masks[i] = 0
-            if primaries and slot.target >= 0:
+            masks[i] = mask = 0
+            if slot.target < 0:
+                if slot.state == DONE:
+                    mask = slot.stated if slot.synced or not synced else 0
+                elif asked and slot.state == ASKED:
+                    mask = slot.expected
+            elif not primaries and (
+                (asked and slot.state == ASKED) or (self.counted(i) and (slot.synced or not synced))
+            ):
+                mask = slot.expected
+            if mask == 0:
                 continue
-            if asked and slot.state == ASKED:
-                masks[i] = slot.expected
-            elif self.counted(i) and (slot.synced or not synced):
-                masks[i] = slot.stated if slot.target < 0 else slot.expected
-            every |= masks[i]
-        self.united = 0
-        for i in range(SEATS_MAX):
-            self.united += every >> i & 1
+            if mask & (mask - 1) or mask & every:
+                plain = False
+            for j in range(i):
+                if masks[j] and hosts[j] == slot.host:
+                    plain = False
+            masks[i] = mask
+            every |= mask
+            some += 1
+        self.united = some if plain else _count_bits(every)
         if self.home.planted and "count-nodes" in self.home.plants:
             return self.count_nodes(masks, hosts, asked)
-        return count_seats(masks, hosts, self.count)
+        return some if plain else count_seats(masks, hosts, self.count)
 
     cdef int count_nodes(self, const uint8_t *masks, const int *hosts, bint asked) noexcept:
         """A canary: nodes instead of seats, those that state none too."""
@@ -1211,6 +1222,7 @@ cdef class Coordinator(Handler):
         cdef Py_ssize_t i
         for due in sorted([b for b in self.wheel if b <= bucket]):
             rids = self.wheel.pop(due)
+            self.last_rids = None           # it may have been this one
             for i in range(rids.size // <Py_ssize_t>sizeof(uint64_t)):
                 request = self.pending.get((<uint64_t *>rids.data)[i])
                 if request is not None:
@@ -1305,10 +1317,12 @@ cdef class Coordinator(Handler):
     cdef int remind(self, Pending request, int64_t when_ns) except -1:
         """Call ``expired`` of a request under way at that time, within a bucket."""
         cdef int64_t bucket = when_ns // BUCKET_NS
-        cdef Buffer rids = self.wheel.get(bucket)
-        if rids is None:
-            rids = self.wheel[bucket] = Buffer()
-        return put_raw(rids, &request.rid, sizeof(uint64_t))
+        if self.last_rids is None or bucket != self.last_bucket:
+            self.last_rids = self.wheel.get(bucket)
+            self.last_bucket = bucket
+            if self.last_rids is None:
+                self.last_rids = self.wheel[bucket] = Buffer()
+        return put_raw(self.last_rids, &request.rid, sizeof(uint64_t))
 
     cdef int await_flush(self, Pending request) except -1:
         request.home = self
@@ -1857,7 +1871,7 @@ cdef class Coordinator(Handler):
         )
         if put.count == 1 and not flush:    # nobody to wait for
             return put.vote(self.group)
-        if self.pending.get(put.rid) is not put:
+        if put.rid == 0 or self.pending.get(put.rid) is not put:
             self.enlist(put, put.patience_ms)
         if self.planted and "new-version-only" in self.plants:
             sent = _alone(put.record, put.version.actor, put.version.counter)

@@ -191,6 +191,8 @@ cdef class Coordinator(Handler):
     cdef dict wheel                 # deadline bucket -> request ids, packed
     cdef list staged                # Pendings whose writes wait for the next `commit`
     cdef Py_ssize_t staged_bytes
+    cdef Buffer last_rids           # of the wheel: where the last one went, to `last_bucket`; None: look it up
+    cdef int64_t last_bucket
     cdef object waiting             # deque of Pending, by sequence
     cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
     cdef list dirty

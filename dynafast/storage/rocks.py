@@ -34,6 +34,7 @@ _OWN_FILE = re.compile(
 _LOCKED = re.compile(r"lock hold by current process|While lock file")
 _IN_USE = "{} is open in another process: stop that one, or choose another folder"
 _SIZES = ("rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables")
+_NOTHING = Batch()  # beside what is staged; never added to
 
 
 class RocksStore:
@@ -96,7 +97,7 @@ class RocksStore:
             self._put_one(*self.staged.popitem())
         elif self.staged:
             try:
-                self._submit(Batch())
+                self._submit(_NOTHING)
             finally:
                 self.staged.clear()
 
