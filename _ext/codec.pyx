@@ -4,20 +4,30 @@ Does: encode Python objects canonically, decode any valid encoding, cut a byte s
 into parts and join them. May not: know what a message means, or keep bytes beyond the limits of `dynafast.limits`.
 """
 
+cimport cython
+
 from dynafast.errors import PeerProtocolError
 from dynafast.limits import FRAME_MAX, MESSAGE_MAX, PART_SIZE
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_SetItem
 from cpython.float cimport PyFloat_FromDouble
-from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.list cimport PyList_New
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.ref cimport Py_INCREF
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.string cimport memcpy, memmove
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.string cimport memcmp, memcpy, memmove
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
+    void *PyUnicode_DATA(object text) noexcept
+    # The caller owns what these return, and PyList_SET_ITEM takes it over.
+    PyObject *PyBytes_FromStringAndSize(const char *data, Py_ssize_t size) except NULL
+    PyObject *PyLong_FromLong(long number) except NULL
+    PyObject *PyLong_FromUnsignedLongLong(unsigned long long number) except NULL
+    PyObject *PyUnicode_DecodeUTF8(const char *text, Py_ssize_t size, const char *errors) except NULL
+    void PyList_SET_ITEM(object items, Py_ssize_t index, PyObject *item) noexcept
 
 cdef enum:
     DEPTH_MAX = 64                  # deeper nesting is refused: a hostile item must not exhaust the stack
@@ -25,10 +35,14 @@ cdef enum:
     PREPARED_MAX = 64               # elements of an array for which room is made before they are read
     PART_OVERHEAD = 64              # memory of a chunk beyond its bytes: many tiny ones are bounded too
     KEEP_CAPACITY = 256 * 1024      # an idle buffer larger than this gives its memory back
+    NAMES = 256                     # texts of maps' keys that are kept for the next map; a power of two
+    NAME_MAX = 23                   # bytes of the longest that is kept: the length is in the first byte of the item
 
 cdef Py_ssize_t _FRAME_MAX = FRAME_MAX
 cdef Py_ssize_t _PART_SIZE = PART_SIZE
 cdef Py_ssize_t _MESSAGE_MAX = MESSAGE_MAX
+
+cdef list _names = [""] * NAMES
 
 __all__ = ["OP_PART", "FrameReader", "dumps", "frame", "loads"]
 
@@ -58,7 +72,7 @@ cdef class Buffer:
 
     cdef bytes take(self):
         """Return everything and be empty."""
-        cdef bytes result = PyBytes_FromStringAndSize(<char *>self.data, self.size)
+        cdef bytes result = (<char *>self.data)[:self.size]
         self.size = 0
         if self.capacity > KEEP_CAPACITY:
             PyMem_Free(self.data)
@@ -135,28 +149,127 @@ cdef object _truncated():
     return ValueError("truncated CBOR item")
 
 
-cdef object _chunks(Cursor *c, uint8_t major):
-    """Join an indefinite string: definite chunks of the same type up to the break."""
-    cdef list parts = []
-    cdef uint64_t length
-    while True:
-        if c.at >= c.end:
-            raise _truncated()
-        if c.at[0] == CBOR_BREAK:
-            c.at += 1
-            break
-        if not read_expect(c, major, &length) or length > <uint64_t>(c.end - c.at):
-            raise ValueError("bad chunk in an indefinite string")
-        if major == TEXT:
-            parts.append(PyUnicode_DecodeUTF8(<const char *>c.at, <Py_ssize_t>length, NULL))
-        else:
-            parts.append(PyBytes_FromStringAndSize(<const char *>c.at, <Py_ssize_t>length))
-        c.at += length
-    return "".join(parts) if major == TEXT else b"".join(parts)
+# What is read travels as a bare owned pointer up to the array or map that takes it: with references of Cython's own, an
+# array would take one and give one back for each element.
+
+cdef inline PyObject *_decode(Cursor *c, int depth) except NULL:
+    """Decode one item that is inside *depth* others, DEPTH_MAX at most; the caller owns the reference."""
+    if c.at < c.end and c.at[0] < 24:   # half of what messages hold are such integers
+        c.at += 1
+        return PyLong_FromLong((c.at - 1)[0])
+    return _decode_any(c, depth)
 
 
-cdef double _float_bits(const uint8_t *at, int width) noexcept:
-    cdef uint64_t bits = load_be(at, width)
+cdef PyObject *_decode_any(Cursor *c, int depth) except NULL:
+    cdef const uint8_t *head = c.at
+    cdef uint8_t major
+    cdef uint64_t n
+    if not read_head(c, &major, &n):
+        return _give(_decode_indefinite(c, depth))
+    if major == BYTES:
+        return PyBytes_FromStringAndSize(<const char *>_pass(c, n), <Py_ssize_t>n)
+    if major == UINT:
+        return PyLong_FromUnsignedLongLong(n)
+    if major == ARRAY:
+        return _give(_decode_array(c, n, depth))
+    if major == TEXT:
+        return PyUnicode_DecodeUTF8(<const char *>_pass(c, n), <Py_ssize_t>n, NULL)
+    if major == MAP:
+        return _give(_decode_map(c, n, depth))
+    if major == SIMPLE:
+        return _give(_simple(head[0], n))
+    if major == NEGATIVE:
+        return _give(-1 - <object>n)
+    if n != SELF_DESCRIBED:
+        raise ValueError(f"tag {n}: the protocol uses none")
+    return _decode(c, _deeper(depth))
+
+
+cdef inline PyObject *_give(object item) noexcept:
+    Py_INCREF(item)
+    return <PyObject *>item
+
+
+cdef inline object _take(PyObject *item):
+    cdef object taken = <object>item
+    Py_DECREF(taken)
+    return taken
+
+
+cdef inline int _deeper(int depth) except -1:
+    if depth == DEPTH_MAX:
+        raise ValueError(f"CBOR item nested deeper than {DEPTH_MAX} levels")
+    return depth + 1
+
+
+cdef inline const uint8_t *_pass(Cursor *c, uint64_t size) except NULL:
+    """Return the next *size* bytes, and go behind them."""
+    if size > <uint64_t>(c.end - c.at):
+        raise _truncated()
+    c.at += size
+    return c.at - size
+
+
+cdef list _decode_array(Cursor *c, uint64_t n, int depth):
+    cdef Py_ssize_t i
+    cdef list result
+    if n == 0:
+        return []
+    if n > <uint64_t>(c.end - c.at):    # each element takes at least one byte: no allocation on a mere claim
+        raise _truncated()
+    depth = _deeper(depth)
+    if n > PREPARED_MAX:                # nor for all of them at every level of nesting
+        result = []
+        for i in range(<Py_ssize_t>n):
+            result.append(_take(_decode(c, depth)))
+        return result
+    result = PyList_New(<Py_ssize_t>n)
+    for i in range(<Py_ssize_t>n):
+        PyList_SET_ITEM(result, i, _decode(c, depth))
+    return result
+
+
+cdef dict _decode_map(Cursor *c, uint64_t n, int depth):
+    cdef dict result = {}
+    cdef uint64_t i
+    if n:
+        depth = _deeper(depth)
+    for i in range(n):                  # one that claims more than there is finds nothing to read
+        _decode_pair(c, result, depth)
+    return result
+
+
+cdef int _decode_pair(Cursor *c, dict into, int depth) except -1:
+    cdef object key, value
+    if c.at < c.end and CBOR_TEXT < c.at[0] <= CBOR_TEXT + NAME_MAX:
+        key = _name(c)
+    else:
+        key = _take(_decode(c, depth))
+        if isinstance(key, (list, dict)):
+            raise ValueError("a map key must not be an array or a map")
+    value = _take(_decode(c, depth))
+    PyDict_SetItem(into, key, value)
+    return 0
+
+
+cdef inline object _name(Cursor *c):
+    """Read a short text that is a map's key. Messages repeat the same few: the latest are kept, with their hashes."""
+    cdef Py_ssize_t size = c.at[0] - CBOR_TEXT
+    cdef const uint8_t *text
+    cdef Py_ssize_t place
+    cdef object name
+    c.at += 1
+    text = _pass(c, <uint64_t>size)
+    place = (text[0] + 5 * text[size >> 1] + 9 * text[size - 1] + 17 * size) & (NAMES - 1)
+    name = _names[place]
+    if PyUnicode_GET_LENGTH(name) != size or memcmp(PyUnicode_DATA(name), text, size) != 0:
+        name = _take(PyUnicode_DecodeUTF8(<const char *>text, size, NULL))
+        if PyUnicode_GET_LENGTH(name) == size:  # ASCII: its characters are its bytes
+            _names[place] = name
+    return name
+
+
+cdef double _float_bits(int width, uint64_t bits) noexcept:
     cdef uint32_t narrow = <uint32_t>bits
     cdef uint64_t fraction
     cdef int exponent
@@ -180,108 +293,36 @@ cdef double _float_bits(const uint8_t *at, int width) noexcept:
     return -value if narrow & 0x8000 else value
 
 
-cdef object _simple(Cursor *c):
-    cdef uint8_t low = c.at[0] & 31
-    cdef int width
-    if c.at[0] == CBOR_FALSE:
-        c.at += 1
+cdef object _simple(uint8_t first, uint64_t bits):
+    if first == CBOR_FALSE:
         return False
-    if c.at[0] == CBOR_TRUE:
-        c.at += 1
+    if first == CBOR_TRUE:
         return True
-    if c.at[0] == CBOR_NULL:
-        c.at += 1
+    if first == CBOR_NULL:
         return None
-    if 25 <= low <= 27:
-        width = 1 << (low - 24)
-        if c.end - c.at < 1 + width:
-            raise _truncated()
-        c.at += 1 + width
-        return PyFloat_FromDouble(_float_bits(c.at - width, width))
-    raise ValueError("simple value without a meaning here")
+    if first & 31 < 25:
+        raise ValueError("simple value without a meaning here")
+    return PyFloat_FromDouble(_float_bits(1 << ((first & 31) - 24), bits))
 
 
-cdef object _decode(Cursor *c, int depth):
+cdef object _decode_indefinite(Cursor *c, int depth):
+    """Decode an item without a length, up to its break; whatever has no other head either is refused."""
     cdef uint8_t major
-    cdef uint64_t n
+    cdef list items = []
+    cdef dict pairs = {}
     if c.at >= c.end:
         raise _truncated()
-    if depth > DEPTH_MAX:
-        raise ValueError(f"CBOR item nested deeper than {DEPTH_MAX} levels")
-    if c.at[0] >> 5 == SIMPLE:
-        return _simple(c)
-    if c.at[0] & 31 == 31:
-        return _indefinite(c, depth)
-    if not read_head(c, &major, &n):
+    major = c.at[0] >> 5
+    if c.at[0] & 31 != 31 or major < BYTES or major > MAP:
         raise ValueError("bad head of a CBOR item")
-    if major == UINT:
-        return n
-    if major == NEGATIVE:
-        return -1 - <object>n
-    if major == TAG:
-        if n != SELF_DESCRIBED:
-            raise ValueError(f"tag {n}: the protocol uses none")
-        return _decode(c, depth + 1)
-    if n > <uint64_t>(c.end - c.at):    # each element takes at least one byte: no allocation on a mere claim
-        raise _truncated()
-    if major == BYTES:
-        c.at += n
-        return PyBytes_FromStringAndSize(<const char *>(c.at - n), <Py_ssize_t>n)
-    if major == TEXT:
-        c.at += n
-        return PyUnicode_DecodeUTF8(<const char *>(c.at - n), <Py_ssize_t>n, NULL)
-    if major == ARRAY:
-        return _decode_array(c, <Py_ssize_t>n, depth)
-    return _decode_map(c, n, depth)
-
-
-cdef list _decode_array(Cursor *c, Py_ssize_t n, int depth):
-    cdef Py_ssize_t i
-    cdef object item
-    cdef list result
-    if n > PREPARED_MAX:                # a mere claim must not make room at every level of nesting
-        result = []
-        for i in range(n):
-            result.append(_decode(c, depth + 1))
-        return result
-    result = PyList_New(n)
-    for i in range(n):
-        item = _decode(c, depth + 1)
-        Py_INCREF(item)                 # the list takes this reference
-        PyList_SET_ITEM(result, i, item)
-    return result
-
-
-cdef object _decode_map(Cursor *c, uint64_t n, int depth):
-    cdef dict result = {}
-    cdef uint64_t i
-    for i in range(n):
-        _decode_pair(c, result, depth)
-    return result
-
-
-cdef int _decode_pair(Cursor *c, dict into, int depth) except -1:
-    cdef object key = _decode(c, depth + 1)
-    if isinstance(key, (list, dict)):
-        raise ValueError("a map key must not be an array or a map")
-    PyDict_SetItem(into, key, _decode(c, depth + 1))
-    return 0
-
-
-cdef object _indefinite(Cursor *c, int depth):
-    cdef uint8_t major = c.at[0] >> 5
-    cdef list items
-    cdef dict pairs
     c.at += 1
-    if major == BYTES or major == TEXT:
+    if major <= TEXT:
         return _chunks(c, major)
-    if major != ARRAY and major != MAP:
-        raise ValueError("bad head of a CBOR item")
-    items = []
-    pairs = {}
+    if c.at < c.end and c.at[0] != CBOR_BREAK:
+        depth = _deeper(depth)
     while c.at < c.end and c.at[0] != CBOR_BREAK:
         if major == ARRAY:
-            items.append(_decode(c, depth + 1))
+            items.append(_take(_decode(c, depth)))
         else:
             _decode_pair(c, pairs, depth)
     if c.at >= c.end:
@@ -290,28 +331,51 @@ cdef object _indefinite(Cursor *c, int depth):
     return items if major == ARRAY else pairs
 
 
+cdef object _chunks(Cursor *c, uint8_t major):
+    """Join an indefinite string: definite chunks of the same type up to the break."""
+    cdef list parts = []
+    cdef uint64_t length
+    while True:
+        if c.at >= c.end:
+            raise _truncated()
+        if c.at[0] == CBOR_BREAK:
+            c.at += 1
+            break
+        if not read_expect(c, major, &length) or length > <uint64_t>(c.end - c.at):
+            raise ValueError("bad chunk in an indefinite string")
+        if major == TEXT:
+            parts.append(_take(PyUnicode_DecodeUTF8(<const char *>c.at, <Py_ssize_t>length, NULL)))
+        else:
+            parts.append((<const char *>c.at)[:length])
+        c.at += length
+    return "".join(parts) if major == TEXT else b"".join(parts)
+
+
 cdef object decode_item(const uint8_t *data, Py_ssize_t size):
     """Decode one whole item. Raises ValueError."""
     cdef Cursor c
     cdef object item
     c.at = data
     c.end = data + size
-    item = _decode(&c, 0)
+    item = _take(_decode(&c, 0))
     if c.at != c.end:
         raise ValueError(f"{c.end - c.at} bytes after the CBOR item")
     return item
 
 
+@cython.binding(False)
 def loads(data):
     """Return the one CBOR item that *data* (bytes-like) holds.
 
     Raises:
         ValueError: not one whole, valid item; nested too deep; a map key that is an array or a map.
     """
-    cdef const uint8_t[::1] view
     if type(data) is bytes:             # a memory view of it would cost as much as decoding a request
         return decode_item(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-    view = data
+    return _decode_view(data)
+
+
+cdef object _decode_view(const uint8_t[::1] view):
     if view.shape[0] == 0:
         raise _truncated()
     return decode_item(&view[0], view.shape[0])

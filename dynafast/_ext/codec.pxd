@@ -21,6 +21,7 @@ cdef enum Major:
 
 cdef enum:
     HEAD_MAX = 9                    # bytes of the head of an item
+    CBOR_TEXT = 0x60
     CBOR_FALSE = 0xF4
     CBOR_TRUE = 0xF5
     CBOR_NULL = 0xF6
@@ -82,9 +83,12 @@ cdef inline int put_raw(Buffer out, const void *data, Py_ssize_t size) except -1
     return 0
 
 
+# Compilers make one instruction of bytes that are written out, and a loop of a loop: hence the two widths that are met
+# most, each on its own. *width* is a constant wherever it is 8 or 4.
+
 cdef inline void store_be(uint8_t *to, uint64_t value, int width) noexcept nogil:
     cdef int i
-    if width == 8:                  # spelled out, the compiler makes two instructions of it
+    if width == 8:
         to[0] = <uint8_t>(value >> 56)
         to[1] = <uint8_t>(value >> 48)
         to[2] = <uint8_t>(value >> 40)
@@ -93,19 +97,26 @@ cdef inline void store_be(uint8_t *to, uint64_t value, int width) noexcept nogil
         to[5] = <uint8_t>(value >> 16)
         to[6] = <uint8_t>(value >> 8)
         to[7] = <uint8_t>value
-        return
-    for i in range(width):
-        to[i] = <uint8_t>(value >> (8 * (width - 1 - i)))
+    elif width == 4:
+        to[0] = <uint8_t>(value >> 24)
+        to[1] = <uint8_t>(value >> 16)
+        to[2] = <uint8_t>(value >> 8)
+        to[3] = <uint8_t>value
+    else:
+        for i in range(width):
+            to[i] = <uint8_t>(value >> (8 * (width - 1 - i)))
 
 
 cdef inline uint64_t load_be(const uint8_t *at, int width) noexcept nogil:
     cdef uint64_t value = 0
     cdef int i
-    if width == 8:                  # as in `store_be`
+    if width == 8:
         return (
             <uint64_t>at[0] << 56 | <uint64_t>at[1] << 48 | <uint64_t>at[2] << 40 | <uint64_t>at[3] << 32
-            | <uint64_t>at[4] << 24 | <uint64_t>at[5] << 16 | <uint64_t>at[6] << 8 | at[7]
+            | <uint64_t>at[4] << 24 | <uint64_t>at[5] << 16 | <uint64_t>at[6] << 8 | <uint64_t>at[7]
         )
+    if width == 4:
+        return <uint64_t>at[0] << 24 | <uint64_t>at[1] << 16 | <uint64_t>at[2] << 8 | <uint64_t>at[3]
     for i in range(width):
         value = (value << 8) | at[i]
     return value
@@ -168,24 +179,33 @@ cdef inline void close_frame(Buffer out, Py_ssize_t start) noexcept:
 
 cdef inline bint read_head(Cursor *c, uint8_t *major, uint64_t *value) noexcept nogil:
     """Read the head of a definite item. False: truncated, indefinite, or reserved."""
-    cdef uint8_t first, low
-    cdef int width
     if c.at >= c.end:
         return False
-    first = c.at[0]
-    major[0] = first >> 5
-    low = first & 31
-    if low < 24:
-        value[0] = low
+    major[0] = c.at[0] >> 5
+    value[0] = c.at[0] & 31
+    if value[0] < 24:                   # most are: the rest is a call, so that this part stays small enough to inline
         c.at += 1
         return True
-    if low > 27:
+    return read_wide(c, value)
+
+
+cdef inline bint read_wide(Cursor *c, uint64_t *value) noexcept nogil:
+    """Read what follows the first byte of a head: 1, 2, 4 or 8 bytes, as *value* says, which they replace."""
+    cdef Py_ssize_t left = c.end - c.at
+    if value[0] == 24 and left >= 2:
+        value[0] = c.at[1]
+        c.at += 2
+    elif value[0] == 25 and left >= 3:
+        value[0] = load_be(c.at + 1, 2)
+        c.at += 3
+    elif value[0] == 26 and left >= 5:
+        value[0] = load_be(c.at + 1, 4)
+        c.at += 5
+    elif value[0] == 27 and left >= 9:
+        value[0] = load_be(c.at + 1, 8)
+        c.at += 9
+    else:
         return False
-    width = 1 << (low - 24)
-    if c.end - c.at < 1 + width:
-        return False
-    value[0] = load_be(c.at + 1, width)
-    c.at += 1 + width
     return True
 
 

@@ -172,6 +172,33 @@ def test_loads_of_a_deeply_nested_item_is_refused(levels: int, opening: bytes, i
     assert accepted(opening * levels + inside + closing * levels) is REFUSED
 
 
+@pytest.mark.parametrize(
+    ("opening", "closing"), [(b"\x81", b""), (b"\x9f", b"\xff"), (b"\xa1\x00", b""), (b"\xbf\x61k", b"\xff")]
+)
+@pytest.mark.parametrize(
+    "inside", [b"\x00", b"\x18\x18", b"\x80", b"\xa0", b"\x9f\xff", b"\x60", b"\xf6", b"\xd9\xd9\xf7\x00"]
+)
+def test_loads_takes_64_levels_and_no_more(opening: bytes, closing: bytes, inside: bytes) -> None:
+    """An item inside 64 others is read, inside 65 refused; an empty array there adds no level, a tag does."""
+    deepest = 63 if inside.startswith(b"\xd9") else 64
+    assert accepted(opening * deepest + inside + closing * deepest) is not REFUSED
+    assert accepted(opening * (deepest + 1) + inside + closing * (deepest + 1)) is REFUSED
+
+
+def test_loads_of_keys_met_before_or_like_them_gives_each_its_own() -> None:
+    """Keys that agree in length, first, middle and last byte, in turns; at the edges of what is kept; not ASCII."""
+    alike = ["abcde", "axcye", "aycxe", "a\u00e9", "\u00e9a", "t", "u"]
+    edges = [letter * size for letter in "xy" for size in (0, 1, 22, 23, 24, 200)] + ["\u00fc" * 11, "\u00fc" * 12]
+    many = [f"key-{number}" for number in range(2000)]
+    for keys in (alike, edges, many, [*many[:50], *alike, *edges]):
+        for _ in range(3):
+            assert all(list(loads(oracle.dumps({key: 0}))) == [key] for key in keys)
+            whole = dict.fromkeys(keys, 1)
+            assert list(loads(oracle.dumps(whole)).items()) == list(whole.items())
+    for broken in (b"\xa1\x63ab", b"\xa1\x62\xc3\x28\x00", b"\xa1\x61k", b"\xa1\x77" + b"k" * 22):
+        assert accepted(broken) is REFUSED
+
+
 def test_dumps_of_a_deeply_nested_item_is_refused() -> None:
     nested: list[Any] = []
     for _ in range(100_000):
