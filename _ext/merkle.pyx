@@ -8,11 +8,12 @@ The definition, from which another program computes the same bytes (all arithmet
 
     mix(x):    x ^= x >> 33;  x *= 0xFF51AFD7ED558CCD;
                x ^= x >> 33;  x *= 0xC4CEB9FE1A85EC53;  x ^= x >> 33
-    parent(c): h = 0x9E3779B97F4A7C15;  for each child c[0] .. c[15]: h = mix(h ^ c[i]);  the result is h
+    parent(c): the sum of mix(c[i] ^ (i + 1) * 0x9E3779B97F4A7C15) over the children c[0] .. c[15]
 
-The hashes tell differing replicas apart; they keep out no forger: members of a cluster trust each other. This
-module may know neither records nor stores: what is hashed, and which records belong to the partition, is for
-the caller to say. Source: Dynamo (SOSP 2007), section 4.7.
+One child that changes always changes its parent. A sum, and no chain of mixes, since a processor works on several
+terms at once. The hashes tell differing replicas apart; they keep out no forger: members of a cluster trust each
+other. This module may know neither records nor stores: what is hashed, and which records belong to the partition, is
+for the caller to say. Source: Dynamo (SOSP 2007), section 4.7.
 """
 
 cimport cython
@@ -22,7 +23,15 @@ from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memset
 
+from dynafast._ext.codec cimport load_be, store_be
 from dynafast.errors import PeerProtocolError
+
+cdef extern from "Python.h":
+    bint PyLong_CheckExact(object number) noexcept
+    # The largest number, and an exception set, when it does not fit.
+    unsigned long PyLong_AsUnsignedLong(object number) noexcept
+    unsigned long long PyLong_AsUnsignedLongLong(object number) noexcept
+    void PyErr_Clear() noexcept
 
 cdef enum:
     FAN_OUT = 16
@@ -30,7 +39,6 @@ cdef enum:
     HASH_SIZE = 8
     PARTITION_BITS_MAX = 16  # 65,536 partitions at most
 
-cdef uint64_t PARENT_SEED = 0x9E3779B97F4A7C15
 cdef uint64_t U64_MAX = 0xFFFFFFFFFFFFFFFF
 
 
@@ -44,31 +52,25 @@ cdef inline uint64_t _mix(uint64_t x) noexcept nogil:
     return x
 
 
-cdef inline void _write_u64(uint8_t *out, uint64_t value) noexcept nogil:
-    cdef int i
-    for i in range(HASH_SIZE):
-        out[i] = <uint8_t>(value >> (56 - 8 * i))
-
-
-cdef inline uint64_t _read_u64(const uint8_t *data) noexcept nogil:
-    cdef uint64_t value = 0
-    cdef int i
-    for i in range(HASH_SIZE):
-        value = value << 8 | data[i]
-    return value
-
-
-cdef uint64_t _checked(object value, str name, uint64_t top) except? 0:
+cdef inline uint64_t _checked(object value, str name, uint64_t top) except? -1:
     """Return *value* if it is in 0..*top*; otherwise ValueError names it (C would say OverflowError)."""
-    cdef uint64_t number = 0
-    cdef bint fits = True
-    try:
-        number = PyNumber_Index(value)  # a plain conversion would cut 1.5 down to 1
-    except OverflowError:
-        fits = False
-    if not fits or number > top:
+    cdef uint64_t number
+    if PyLong_CheckExact(value):
+        if sizeof(unsigned long) == sizeof(uint64_t):
+            number = PyLong_AsUnsignedLong(value)       # much the faster of the two, where it is wide enough
+        else:
+            number = PyLong_AsUnsignedLongLong(value)
+        if number <= top and number != U64_MAX:
+            return number
+        PyErr_Clear()
+    return _checked_slowly(value, name, top)
+
+
+cdef uint64_t _checked_slowly(object value, str name, uint64_t top) except? -1:
+    cdef object number = PyNumber_Index(value)  # a plain conversion would cut 1.5 down to 1
+    if not 0 <= number <= top:
         raise ValueError(f"{name} must be in 0..{top}, got {value}")
-    return number
+    return <uint64_t>number
 
 
 @cython.final
@@ -122,12 +124,16 @@ cdef class MerkleTree:
     cdef uint64_t fresh(self, Py_ssize_t node) noexcept:
         """Return the hash of *node*, computing what is dirty below it and nothing else."""
         cdef Py_ssize_t first, child
-        cdef uint64_t hashed
+        cdef uint64_t hashed = 0, place = 0
         if node < self.inner and self.dirty[node]:
             first = FAN_OUT * node + 1
-            hashed = PARENT_SEED
+            if first < self.inner:
+                for child in range(first, first + FAN_OUT):
+                    if self.dirty[child]:
+                        self.fresh(child)
             for child in range(first, first + FAN_OUT):
-                hashed = _mix(hashed ^ self.fresh(child))
+                place += <uint64_t>0x9E3779B97F4A7C15
+                hashed += _mix(self.nodes[child] ^ place)
             self.nodes[node] = hashed
             self.dirty[node] = 0
         return self.nodes[node]
@@ -144,6 +150,7 @@ cdef class MerkleTree:
             <int>_checked(partition_bits, "partition_bits", PARTITION_BITS_MAX),
         )
 
+    @cython.binding(False)          # a call costs as much as the work
     def replace(self, leaf, old, new):
         """Take the hash *old* out of a leaf and put *new* in; 0 stands for no record.
 
@@ -158,6 +165,7 @@ cdef class MerkleTree:
             _checked(new, "new", U64_MAX),
         )
 
+    @cython.binding(False)
     def root(self):
         """Return the hash of the partition: equal for equal contents, whatever the order of the writes."""
         return self.fresh(0)
@@ -181,7 +189,7 @@ cdef class MerkleTree:
         cdef Py_ssize_t i
         begin += (width - 1) // (FAN_OUT - 1)  # the nodes of the levels above come first
         for i in range(many):
-            _write_u64(out + HASH_SIZE * i, self.fresh(begin + i))
+            store_be(out + HASH_SIZE * i, self.fresh(begin + i), HASH_SIZE)
         return hashes
 
     def dump(self):
@@ -199,7 +207,7 @@ cdef class MerkleTree:
         if PyBytes_GET_SIZE(data) != HASH_SIZE * self.leaves:
             raise ValueError(f"a dump has {HASH_SIZE * self.leaves} bytes here, got {len(data)}")
         for i in range(self.leaves):
-            self.nodes[self.inner + i] = _read_u64(source + HASH_SIZE * i)
+            self.nodes[self.inner + i] = load_be(source + HASH_SIZE * i, HASH_SIZE)
         memset(self.dirty, 1, self.inner)
 
 

@@ -207,9 +207,9 @@ def test_argument_that_is_no_integer_is_refused(number: object) -> None:
 @pytest.mark.parametrize(
     ("leaves", "empty", "filled"),
     [
-        (16, 0x7E74BD796AC886F3, 0x849F714CB17C08F9),
-        (256, 0x42FD28C299C28A68, 0x501BD14DB0B79A5E),
-        (4096, 0x59B2573C8C05AECF, 0x27FBC67BB377F8A1),
+        (16, 0xB0F3FAF7F22F2946, 0x6035F4889FB95BF1),
+        (256, 0xB116972AF3E94AA7, 0x47DE76CB9D6C9F50),
+        (4096, 0xA3F278AD2CEC99BE, 0xC08D787936CFDFDC),
     ],
 )
 def test_tree_of_known_contents_has_the_documented_root(leaves: int, empty: int, filled: int) -> None:

@@ -15,10 +15,7 @@ def mix(x: int) -> int:
 
 def parent(children: list[int]) -> int:
     """Return the hash of a node from the hashes of its children, in their order."""
-    result = 0x9E3779B97F4A7C15
-    for child in children:
-        result = mix(result ^ child)
-    return result
+    return sum(mix(child ^ (i + 1) * 0x9E3779B97F4A7C15 % U64) for i, child in enumerate(children)) % U64
 
 
 class Tree:
