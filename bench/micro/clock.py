@@ -128,7 +128,7 @@ def cases() -> list[Case]:
             baseline=plain_merge,
             verify=verify_merge,
             aim=10,
-            floor=8,
+            floor=12,
         ),
         Case(
             name="version compare, 3 entries",
@@ -137,5 +137,6 @@ def cases() -> list[Case]:
             ours=ours_compare,
             baseline=plain_compare,
             verify=verify_compare,
+            floor=6,
         ),
     ]

@@ -38,8 +38,8 @@ def cases() -> list[Case]:
     ]
     gets = [[_frame([int(Op.GET), number, key, None]) for number, key in enumerate(KEYS)]]
     return [
-        _case("node put", node, connection, puts, aim=1, floor=0.7),
-        _case("node get", node, connection, gets, aim=5, floor=4),
+        _case("node put", node, connection, puts, aim=1, floor=1.4),
+        _case("node get", node, connection, gets, aim=5, floor=5),
     ]
 
 

@@ -21,12 +21,14 @@ def cases() -> list[Case]:
     owners = [rng.randrange(NODES) for _ in range(PARTITIONS)]
     labels = list(range(NODES))
     return [
-        _lookup(rng, f"ring lookup, {PARTITIONS} equal partitions", even, owners, labels),
-        _lookup(rng, f"ring lookup, {PARTITIONS} random tokens", uneven, owners, labels),
+        _lookup(rng, f"ring lookup, {PARTITIONS} equal partitions", even, owners, labels, floor=5),
+        _lookup(rng, f"ring lookup, {PARTITIONS} random tokens", uneven, owners, labels, floor=4),
     ]
 
 
-def _lookup(rng: random.Random, name: str, tokens: list[int], owners: list[int], labels: list[int]) -> Case:
+def _lookup(
+    rng: random.Random, name: str, tokens: list[int], owners: list[int], labels: list[int], *, floor: float
+) -> Case:
     ring = Ring.walk(tokens, owners, hosts=labels, zones=[0] * NODES, replicas=REPLICAS)
     rows = [ring.at(index) for index in range(ring.count)]
     rows.append(rows[0])  # the ring wraps: what is past the last token belongs to the first
@@ -57,5 +59,5 @@ def _lookup(rng: random.Random, name: str, tokens: list[int], owners: list[int],
         baseline=baseline,
         verify=verify,
         aim=3,
-        floor=3,
+        floor=floor,
     )

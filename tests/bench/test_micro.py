@@ -34,8 +34,8 @@ def test_table_shows_ratio_of_turns() -> None:
 def test_gate_names_what_is_slower_than_its_floor_and_nothing_else() -> None:
     """A median of ratios decides: one disturbed turn is no regression."""
     times = {
-        "merkle update": {"ours": [1e-3, 1e-3, 9e-3], "baseline": [4e-3, 4e-3, 9e-3]},
+        "merkle update": {"ours": [1e-3, 1e-3, 9e-3], "baseline": [9e-3, 9e-3, 9e-3]},
         "node get": {"ours": [1e-3, 1e-3, 1e-3], "baseline": [2e-3, 9e-3, 3e-3]},
         "store put, 200 bytes": {"ours": [9e-3], "baseline": [1e-3]},
     }
-    assert regressions(times) == ["node get: 3.0x the baseline, must be at least 4x"]
+    assert regressions(times) == ["node get: 3.0x the baseline, must be at least 5x"]
