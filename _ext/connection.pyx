@@ -180,6 +180,9 @@ cdef class Handler:
     cdef bint awaits_flush(self) noexcept:
         return False
 
+    cdef bint wants_reads(self) noexcept:
+        return False
+
 
 cdef class Connection:
     """One end of a connection.

@@ -9,6 +9,8 @@ owns:
 * Store first: no frame that mentions a dot leaves before the store has accepted it; an acknowledgement that promises
   an fsync leaves only after `flushed` covers it.
 * A coordinator sends its whole merged record, never the new version alone, with the round number it read it under.
+* What only the disk can tell is read in the background (`await_read`): a get goes on with it, anything else has not
+  begun before. A key that some request waits for gets no other answer meanwhile than they: all wait in line.
 
 May not: read a clock, a socket, a file or a random source. Time comes by `at`, randomness by the callable given, bytes
 by connections. Nothing here waits.
@@ -87,6 +89,10 @@ cdef enum:
     STAGED_MAX = 256                # writes that are accepted together
     STAGED_BYTES_MAX = 256 * 1024   # of their values
     STALE_MAX = 4096                # frames that wait for a round's number
+    PARKED_MAX = 8192               # requests that wait for the disk, those included that have ended meanwhile
+    PARKED_BYTES_MAX = 64 * 1024 * 1024     # of what they want to write
+    PARKED_MS = 5000                # the requests of other nodes have no deadline of their own
+    READ_PATIENCE_NS = 50_000_000   # a get waits so long for its own disk until it asks the other replicas
     RETRY_AFTER_MS = 50
     LINGER_NS = 100_000_000         # a get that is answered waits so long for stragglers, to repair them too
     STALE_WAIT_NS = 200_000_000     # a round that a peer knows of reaches this node by then, or is given up there
@@ -147,6 +153,10 @@ cdef class Pending:
 
     cdef int rejected(self, object error) except -1:
         """Answer that; after `undo` of all that was staged together."""
+        return 0
+
+    cdef int arrived(self, object error) except -1:
+        """The record that this waits for has been read, and is in memory; or could not be read."""
         return 0
 
 
@@ -506,6 +516,53 @@ cdef class Get(Quorum):
             self.reroute()
         return self.weigh()
 
+    cdef int count_own(self, Record record) except -1:
+        """This node's own record is read."""
+        cdef Slot *slot = &self.slots[self.place(self.home.me)]
+        slot.state = DONE
+        slot.stated = self.home.view.mine(self.partition)
+        slot.kept = slot.target >= 0
+        if record.entry_count:
+            self.digest = slot.digest = record.hash()
+            self.asked_with = record
+            self.found = self.found.merged(record) if self.found.entry_count else record
+        return 0
+
+    cdef int conclude_alone(self) except -1:
+        """This node's own record is enough: nobody else is asked."""
+        cdef int i
+        for i in range(self.count):
+            if self.slots[i].state == ASKED:
+                self.slots[i].state = FAILED
+        return self.conclude()
+
+    cdef int ask_all(self) except -1:
+        cdef int i
+        self.spread = True
+        for i in range(self.count):
+            self.ask(i)
+        return 0
+
+    cdef int arrived(self, object error) except -1:
+        cdef Local local
+        cdef Record record = None
+        if error is None:
+            try:
+                record = self.home.glance(self.object_key, &local)
+                if record is None:          # it was written meanwhile, and is out of memory again
+                    return self.home.await_read(self)
+            except StoreError:
+                pass
+        if record is None:
+            self.slots[self.place(self.home.me)].state = FAILED     # unreadable is no answer, never "not found"
+        else:
+            self.count_own(record)
+        if self.spread or self.hopeless():
+            return self.weigh()
+        if self.met():
+            return self.conclude_alone()
+        return self.ask_all()
+
     cdef int conclude(self) except -1:
         self.home.observe(self.found.newest())
         Quorum.conclude(self)
@@ -573,6 +630,8 @@ cdef class Get(Quorum):
     cdef int expired(self) except -1:
         if self.replied:
             return self.settle()
+        if self.home.now_ns + BUCKET_NS < self.deadline_ns:     # the own disk is slow
+            return 0 if self.spread else self.ask_all()
         what, needed, have = self.lacking(False)
         return self.refuse(
             "timeout", f"needed {needed} {what}, {have} answered in time", {"needed": needed, "answered": have},
@@ -862,7 +921,8 @@ cdef class Put(Quorum):
         What is told later was under way at the same time, and either may win.
         """
         cdef Coordinator home = self.home
-        cdef Record seen = self.told.merged(self.record)
+        cdef Local local
+        cdef Record held, seen = self.told.merged(self.record)
         cdef int64_t left_ms = (self.deadline_ns - home.now_ns) // 1_000_000
         self.rounds += 1
         home.observe(self.told.newest())
@@ -876,7 +936,8 @@ cdef class Put(Quorum):
             if self.strict and home.view.mine(self.partition) == 0:     # our own record would stand in for a seat
                 raise UnavailableError("this node has given its seat of the key away", {"needed": self.need})
             home.check_reachable(self)
-            home.write(self, seen, True)
+            held = home.replica.load(self.object_key, &local)   # it has just been written: seldom on disk alone
+            home.write(self, held, &local, seen, True)
         except (StoreError, RequestError) as error:
             return self.rejected(error)
         self.patience_ms = left_ms if left_ms > 1 else 1
@@ -1107,6 +1168,69 @@ cdef int _fill_version(Version *to, object value, const uint8_t *write_id) noexc
     return 0
 
 
+cdef class Parked(Pending):
+    """A request that begins once the record of its key has been read. Nothing of it has been done yet.
+
+    One whose connection has ended or is given up meanwhile never begins, as what was not read from it yet: what another
+    node sent before a round must not take effect after it.
+    """
+
+    cdef int arrived(self, object error) except -1:
+        self.home.pending.pop(self.rid, None)
+        if self.conn.closing:
+            return 0
+        if error is not None:
+            return _fail_store(self.conn, self.id, error)
+        return self.begin()
+
+    cdef int begin(self) except -1:
+        return 0
+
+    cdef int expired(self) except -1:
+        self.home.pending.pop(self.rid, None)
+        self.conn.fail(self.id, "overloaded", "the disk has not answered in time, and nothing was done",
+                       {"retry_after_ms": RETRY_AFTER_MS})
+        return 0
+
+
+cdef class ParkedPut(Parked):
+    """A client's write, or one that another node has passed on."""
+
+    cdef object value
+    cdef bytes context
+    cdef uint8_t[16] write_id
+    cdef Options options
+
+    cdef int begin(self) except -1:
+        cdef int64_t left_ms = (self.deadline_ns - self.home.now_ns) // 1_000_000
+        self.options.timeout_ms = <int>max(1, left_ms)
+        return self.home.begin_put(
+            self.conn, self.id, self.key, self.value, self.context, self.write_id, &self.options
+        )
+
+
+cdef class ParkedFetch(Parked):
+    """A replica's part of a get."""
+
+    cdef bint has_digest
+    cdef uint64_t digest
+
+    cdef int begin(self) except -1:
+        return self.home.fetch(self.conn, self.id, self.key, self.has_digest, self.digest)
+
+
+cdef class ParkedStore(Parked):
+    """A replica's part of a put."""
+
+    cdef uint64_t target
+    cdef int flags
+    cdef uint64_t round
+    cdef bytes record
+
+    cdef int begin(self) except -1:
+        return self.home.store(self.conn, self.id, self.key, self.target, self.flags, self.round, self.record)
+
+
 cdef bytes _object_key(uint64_t position, bytes key):
     """Return ``position (8 bytes, big-endian) + key``, as `dynafast.storage.interface.object_key`."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
@@ -1158,6 +1282,8 @@ cdef class Coordinator(Handler):
         self.wheel = {}
         self.waiting = deque()
         self.staged = []
+        self.reads = {}
+        self.unread = deque()
         self.stale = []
         self.dirty = []
         self.scratch = Buffer()
@@ -1202,6 +1328,34 @@ cdef class Coordinator(Handler):
                 break
             self.waiting.popleft()
             request.covered()
+
+    @property
+    def reads_wanted(self):
+        """Whether a request waits for a record that nobody reads yet."""
+        return self.wants_reads()
+
+    cdef bint wants_reads(self) noexcept:
+        return bool(self.unread)
+
+    def take_reads(self, int limit):
+        """Return the object keys of up to *limit* records that are to be read, the oldest first; `read` is owed."""
+        return [self.unread.popleft() for _ in range(min(len(self.unread), limit))]
+
+    def read(self, keys not None, found not None):
+        """What a store's `get_many` has found under keys of `take_reads`: those that wait for it go on."""
+        cdef bytes key
+        cdef list waiters
+        cdef Pending request
+        for key, data in zip(keys, found):
+            waiters = self.reads.pop(key)
+            error = self.replica.arrive(key, data)
+            for request in waiters:
+                self.parked -= 1
+                self.parked_bytes -= request.parked_bytes
+                if self.pending.get(request.rid) is request:
+                    request.arrived(error)
+            if key not in self.reads:       # else somebody waits anew: it was written meanwhile
+                self.replica.depart(key)
 
     @property
     def flush_wanted(self):
@@ -1253,7 +1407,7 @@ cdef class Coordinator(Handler):
         """Return the object keys of all requests under way."""
         keys = set()
         for request in self.pending.values():
-            if isinstance(request, (Quorum, Lone)):
+            if isinstance(request, (Quorum, Lone, Parked)):
                 keys.add((<Pending>request).object_key)
             elif isinstance(request, Relay):
                 key = (<Relay>request).key
@@ -1365,11 +1519,52 @@ cdef class Coordinator(Handler):
                 request.accepted()
         return 0
 
-    cdef Record load(self, bytes object_key, Local *local):
-        """Return the record to answer with: one that the store has accepted."""
+    cdef Record glance(self, bytes object_key, Local *local):
+        """Return the record to answer with, one that the store has accepted; None: `await_read`."""
+        if self.reads and object_key in self.reads:
+            return None                     # behind those that came before
         if self.staged and object_key in self.replica.staged:
             self.commit()
-        return self.replica.load(object_key, local)
+        return self.replica.glance(object_key, local)
+
+    cdef Record glance_staged(self, bytes object_key, Local *local):
+        """Return the record to write upon, perhaps one that is staged; None: `await_read`."""
+        if self.reads and object_key in self.reads:
+            return None
+        return self.replica.glance(object_key, local)
+
+    # ---- reads in the background
+
+    cdef int check_parked(self, Py_ssize_t size) except -1:
+        """Refuse what would have to wait for the disk when too much does: it cannot keep up, or hangs."""
+        if self.parked >= PARKED_MAX or self.parked_bytes + size > PARKED_BYTES_MAX:
+            raise StoreBusyError(f"{self.parked} requests wait for the disk")
+        return 0
+
+    cdef int await_read(self, Pending request) except -1:
+        """Let a request under way go on (`arrived`) once the record of its key has been read."""
+        cdef list waiters = self.reads.get(request.object_key)
+        if waiters is None:
+            waiters = self.reads[request.object_key] = []
+            self.replica.expect(request.object_key)
+            self.unread.append(request.object_key)
+        waiters.append(request)
+        self.parked += 1
+        self.parked_bytes += request.parked_bytes
+        return 0
+
+    cdef int park(
+        self, Parked request, Connection conn, uint64_t id, bytes key, bytes object_key, Py_ssize_t size, int timeout_ms
+    ) except -1:
+        """Put a request off until the record of its key has been read."""
+        self.check_parked(size)
+        request.conn = conn
+        request.id = id
+        request.key = key
+        request.object_key = object_key
+        request.parked_bytes = size
+        self.enlist(request, timeout_ms)
+        return self.await_read(request)
 
     # ---- the handler: what connections call
 
@@ -1399,8 +1594,7 @@ cdef class Coordinator(Handler):
             return 0
         cdef Relay relay
         if self.view.mine(partition):
-            self.coordinate_get(conn, id, key, position, options)
-            return 0
+            return self.coordinate_get(conn, id, key, position, options)
         relay = self.forward(conn, id, GET, key, partition, options)
         if relay is None:
             return 0
@@ -1420,53 +1614,60 @@ cdef class Coordinator(Handler):
                 get, conn, id, key, position, options.need or self.read_quorum, options.primaries,
                 options.strict,
             )
-            self._read(get, options.timeout_ms)
+            return self._read(get, options.timeout_ms)
         except RequestError as error:
             conn.fail(id, error.code, str(error), error.details)
         return 0
 
     cdef int _read(self, Get get, int timeout_ms) except -1:
-        """Count our own record, and ask the other replicas unless that is enough."""
-        cdef int i, mine = get.place(self.me)
+        """Count our own record, and ask the other replicas unless that is enough. Returns 1 if the disk is asked first.
+
+        With too much waiting for the disk already, our own record is no answer, and the others may be enough.
+        """
+        cdef int mine = get.place(self.me)
         cdef Local local
-        cdef Slot *slot = &get.slots[mine]
+        cdef Record record
         get.found = Record.__new__(Record)
         get.round = self.replica.round
         try:
-            get.found = self.load(get.object_key, &local)
+            record = self.glance(get.object_key, &local)
+            if record is None:
+                self.check_parked(0)
         except StoreError:
-            slot.state = FAILED             # unreadable is no answer, never "not found"
+            get.slots[mine].state = FAILED  # unreadable is no answer, never "not found"
         else:
-            slot.state = DONE
-            slot.stated = self.view.mine(get.partition)
-            slot.kept = slot.target >= 0
-            if get.found.entry_count:
-                get.digest = slot.digest = get.found.hash()
-                get.asked_with = get.found
-            if get.met():                   # by ourselves alone: nobody else is asked
-                for i in range(get.count):
-                    if i != mine:
-                        get.slots[i].state = FAILED
-                return get.conclude()
+            if record is not None:
+                get.count_own(record)
+                if get.met():
+                    get.conclude_alone()
+                    return 0
         self.check_reachable(get)
         self.enlist(get, timeout_ms)
-        for i in range(get.count):
-            get.ask(i)
+        if get.slots[mine].state == ASKED:
+            self.await_read(get)
+            self.remind(get, self.now_ns + READ_PATIENCE_NS)
+            return 1
+        get.ask_all()
         return 0
 
     cdef int put(
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
         const Options *options,
     ) except -1:
-        cdef uint64_t position = hash_bytes(key, 0)
-        cdef Py_ssize_t partition = self.view.locate(position)
         self.observe(options.time)
         if not self._takes(conn, id):
             return 0
+        return self.begin_put(conn, id, key, value, context, write_id, options)
+
+    cdef int begin_put(
+        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
+        const Options *options,
+    ) except -1:
+        cdef uint64_t position = hash_bytes(key, 0)
+        cdef Py_ssize_t partition = self.view.locate(position)
         cdef Relay relay
         if self.view.mine(partition):
-            self.coordinate_put(conn, id, key, position, value, context, write_id, options)
-            return 0
+            return self.coordinate_put(conn, id, key, position, value, context, write_id, options)
         relay = self.forward(conn, id, PUT, key, partition, options)
         if relay is None:
             return 0
@@ -1483,7 +1684,8 @@ cdef class Coordinator(Handler):
     ) except -1:
         cdef int wanted = self.wanted_alone(self.view.locate(position), options)
         cdef Put put
-        cdef Record seen
+        cdef Record seen, held
+        cdef Local local
         if wanted:
             return self.put_alone(conn, id, key, position, value, context, write_id, options, wanted)
         put = Put.__new__(Put)
@@ -1499,14 +1701,34 @@ cdef class Coordinator(Handler):
             )
             self.check_reachable(put)
             seen = self.unseen if context is None else read_context(context, key, self.seal)
-            self.write(put, seen, False)
+            held = self.glance_staged(put.object_key, &local)
+            if held is None:
+                return self.park_put(conn, id, key, put.object_key, value, context, write_id, options)
+            self.write(put, held, &local, seen, False)
         except RequestError as error:
             conn.fail(id, error.code, str(error), error.details)
             return 0
         except StoreError as error:
             return _fail_store(conn, id, error)
         put.patience_ms = options.timeout_ms
-        return self.bound_staged()
+        self.bound_staged()
+        return 0
+
+    cdef int park_put(
+        self, Connection conn, uint64_t id, bytes key, bytes object_key, object value, bytes context,
+        const uint8_t *write_id, const Options *options,
+    ) except -1:
+        """Put a put off, which then begins anew. Returns 1."""
+        cdef ParkedPut parked = ParkedPut.__new__(ParkedPut)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
+        size += 0 if value is None else PyBytes_GET_SIZE(value)
+        size += 0 if context is None else PyBytes_GET_SIZE(context)
+        parked.value = value
+        parked.context = context
+        memcpy(parked.write_id, write_id, ID_SIZE)
+        parked.options = options[0]
+        self.park(parked, conn, id, key, object_key, size, options.timeout_ms)
+        return 1
 
     cdef int wanted_alone(self, Py_ssize_t partition, const Options *options) noexcept:
         """Return how many seats a put needs here if this node alone decides of it; else 0."""
@@ -1540,7 +1762,9 @@ cdef class Coordinator(Handler):
         try:
             if context is not None:
                 seen = read_context(context, key, self.seal)
-            put.held = self.replica.load(put.object_key, &local)
+            put.held = self.glance_staged(put.object_key, &local)
+            if put.held is None:
+                return self.park_put(conn, id, key, put.object_key, value, context, write_id, options)
             earlier = put.held.find_write(write_id)
             if earlier != NULL:             # a retry: nothing new
                 put.version = earlier[0]
@@ -1555,10 +1779,13 @@ cdef class Coordinator(Handler):
         except StoreError as error:
             return _fail_store(conn, id, error)
         self.stage(put)
-        return self.bound_staged()
+        self.bound_staged()
+        return 0
 
     cdef int fetch(self, Connection conn, uint64_t id, bytes key, bint has_digest, uint64_t digest) except -1:
         cdef uint64_t position = hash_bytes(key, 0)
+        cdef bytes object_key = _object_key(position, key)
+        cdef ParkedFetch parked
         cdef Local local
         cdef Record record
         cdef Buffer out
@@ -1566,7 +1793,12 @@ cdef class Coordinator(Handler):
             self._refuse_early(conn, id)
             return 0
         try:
-            record = self.load(_object_key(position, key), &local)
+            record = self.glance(object_key, &local)
+            if record is None:
+                parked = ParkedFetch.__new__(ParkedFetch)
+                parked.has_digest = has_digest
+                parked.digest = digest
+                return self.park(parked, conn, id, key, object_key, 0, PARKED_MS)
         except StoreError as error:
             return _fail_store(conn, id, error)
         out = self.scratch
@@ -1592,10 +1824,12 @@ cdef class Coordinator(Handler):
         cdef Py_ssize_t partition = self.view.locate(position)
         cdef uint8_t seats = self.view.mine(partition)
         cdef uint8_t mode = self.replica.mode_at(partition)
+        cdef uint64_t asked_target = target
         cdef bytes object_key
         cdef Record incoming, held, merged
         cdef Local local
         cdef Acknowledgement answer
+        cdef ParkedStore parked
         cdef tuple holders
         cdef bint kept = False, known = False
         cdef int i, relation
@@ -1629,7 +1863,14 @@ cdef class Coordinator(Handler):
             if flags & REPAIR and self.replica.was_reaped(object_key, incoming):
                 conn.fail(id, "reaped", "an agreed round has taken this record away")
                 return 0
-            held = self.replica.load(object_key, &local)
+            held = self.glance_staged(object_key, &local)
+            if held is None:
+                parked = ParkedStore.__new__(ParkedStore)
+                parked.target = asked_target
+                parked.flags = flags
+                parked.round = round
+                parked.record = record
+                return self.park(parked, conn, id, key, object_key, PyBytes_GET_SIZE(record), PARKED_MS)
             for i in range(local.hint_count):
                 known = known or local.hints[i] == target
             kept = target != 0
@@ -1765,10 +2006,8 @@ cdef class Coordinator(Handler):
             )
         return 0
 
-    cdef int write(self, Put put, Record seen, bint again) except -1:
+    cdef int write(self, Put put, Record held, Local *local, Record seen, bint again) except -1:
         """Issue the dot and store the new record, or find that this write id is stored already."""
-        cdef Local local
-        cdef Record held = self.replica.load(put.object_key, &local)
         cdef const Version *earlier = NULL
         cdef int mine = put.place(self.me)
         cdef uint64_t target = 0
@@ -1784,11 +2023,11 @@ cdef class Coordinator(Handler):
             if target:
                 self.replica.merge(put.object_key, held, (<Peer>put.peers[put.slots[mine].target]).id)
             return self.stage(put)
-        put.record = self.succeed(put.key, &put.version, held, seen, put.options.overwrite, &local)
+        put.record = self.succeed(put.key, &put.version, held, seen, put.options.overwrite, local)
         put.held = held
         if self.planted:
             self._planted_write(put)
-        if self.replica.keep(put.object_key, held, put.record, &local, target, True):
+        if self.replica.keep(put.object_key, held, put.record, local, target, True):
             put.written = put.record
         return self.stage(put)
 

@@ -4,6 +4,10 @@ Source: S3-FIFO (Yang et al., SOSP 2023). What is new enters a small queue; what
 the end of that is dropped, so that a scan pushes nothing else out. What is used again, or was dropped only lately,
 goes to the main queue, which gives each entry as many rounds as it was used.
 
+Beside it, *guests*: records that are being read in the background. A key that is kept or forgotten meanwhile has been
+written, so its guest is turned away: what comes from the disk may be older. One that has arrived is found like any
+other record, kept or not, until those that waited for it have seen it.
+
 May not: read or write a store; know whether what it holds is still true. Its owner says so.
 """
 
@@ -65,6 +69,7 @@ cdef class HotRecords:
             raise ValueError(f"capacity must be at least 0 bytes, got {capacity}")
         self.capacity = capacity
         self.index = {}
+        self.guests = {}
 
     def __cinit__(self):
         self.ghosts = <uint64_t *>PyMem_Calloc(GHOSTS, sizeof(uint64_t))
@@ -86,9 +91,45 @@ cdef class HotRecords:
     cdef Hot find(self, bytes key):
         """Return the entry of a key and count the use, or None."""
         cdef Hot hot = self.index.get(key)
-        if hot is not None and hot.uses < USES_MAX:
+        if hot is None:
+            return self.guest(key) if self.guests else None
+        if hot.uses < USES_MAX:
             hot.uses += 1
         return hot
+
+    cdef Hot guest(self, bytes key):
+        """Return the guest that has arrived under a key, or None."""
+        cdef Hot hot = self.guests.get(key)
+        return None if hot is None or hot.record is None else hot
+
+    cdef int expect(self, bytes key, uint32_t epoch) except -1:
+        """A key is being read from now on; its partition has that epoch."""
+        cdef Hot hot = Hot.__new__(Hot)
+        hot.epoch = epoch
+        self.guests[key] = hot
+        return 0
+
+    cdef Hot expected(self, bytes key):
+        """Return the guest to fill in with what was read, or None: it was written meanwhile."""
+        return self.guests.get(key)
+
+    cdef int arrive(self, bytes key, Record record, const Local *local, uint32_t epoch, bint keep) except -1:
+        """What was read is there; *keep* it too, else what is kept is no longer true."""
+        cdef Hot hot = Hot.__new__(Hot)
+        if keep:
+            self.keep(key, record, local, epoch)
+        else:
+            self.forget(key)
+        hot.record = record
+        hot.local = local[0]
+        hot.epoch = epoch
+        self.guests[key] = hot
+        return 0
+
+    cdef int depart(self, bytes key) except -1:
+        """Nobody waits for a key any more."""
+        self.guests.pop(key, None)
+        return 0
 
     cdef int keep(self, bytes key, Record record, const Local *local, uint32_t epoch) except -1:
         """Keep a record, in the place of the one there may be."""
@@ -96,6 +137,8 @@ cdef class HotRecords:
         cdef uint64_t known
         cdef Py_ssize_t size = OVERHEAD + PyBytes_GET_SIZE(key) + record.value_bytes()
         size += record.entry_count * sizeof(record.entries[0]) + record.dot_count * sizeof(record.dots[0])
+        if self.guests:
+            self.guests.pop(key, None)
         if size > self.capacity // LARGE_SHARE:
             return self.forget(key)
         if hot is None:
@@ -119,6 +162,8 @@ cdef class HotRecords:
     cdef int forget(self, bytes key) except -1:
         """Drop a key, if it is there."""
         cdef Hot hot = self.index.pop(key, None)
+        if self.guests:
+            self.guests.pop(key, None)
         if hot is not None:
             _unlink(&self.main if hot.settled else &self.small, hot)
         return 0

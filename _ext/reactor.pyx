@@ -141,6 +141,13 @@ cdef class FlushEnd(Watched):
         return 0
 
 
+cdef class ReadEnd(Watched):
+
+    cdef int ready(self, uint32_t events) except -1:
+        self.arrived()
+        return 0
+
+
 cdef class Channel(Watched):
 
     cdef int ready(self, uint32_t events) except -1:
@@ -231,6 +238,9 @@ cdef class Reactor:
         handler: the node's request path; is told the time, and asked what is to be sent and whether a flush is wanted.
         flusher: a `dynafast.storage.flushing.Flusher`, which stays the caller's.
         flushed: called when a flush has ended; calls the flusher's ``end``.
+        read: called when a request waits for a record that is on the disk, again and again until it is being read.
+        read_fd: a descriptor that is readable when some have been read; stays the caller's.
+        arrived: called then; makes it unreadable again.
 
     Raises:
         OSError: the system has no descriptor left.
@@ -238,10 +248,15 @@ cdef class Reactor:
     Exceptions of the core leave `turn`, `pump` and `check` as they are: they are bugs, or a store that failed.
     """
 
-    def __init__(self, Handler handler not None, *, flusher not None, flushed not None):
+    def __init__(
+        self, Handler handler not None, *, flusher not None, flushed not None, read not None, int read_fd,
+        arrived not None,
+    ):
         cdef FlushEnd flush_end = FlushEnd()
+        cdef ReadEnd read_end = ReadEnd()
         self.handler = handler
         self.flusher = flusher
+        self.read = read
         self.channels = {}
         self.listeners = []
         self.ended = []
@@ -255,6 +270,10 @@ cdef class Reactor:
         flush_end.done = flushed
         self.flush_end = flush_end
         self.watch(flush_end, EPOLLIN)
+        read_end.fd = read_fd
+        read_end.arrived = arrived
+        self.read_end = read_end
+        self.watch(read_end, EPOLLIN)
 
     def __cinit__(self):
         self.epoll = -1
@@ -401,6 +420,8 @@ cdef class Reactor:
                     channel.push()
         if self.flushing:
             self.flusher.accepted()         # it may not have begun yet
+        if self.handler.wants_reads():
+            self.read()
         return 0
 
     cdef int flush_awaited(self) except -1:

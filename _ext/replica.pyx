@@ -12,8 +12,8 @@ modes, whom to hint or what to send, or wait for a flush: its callers do.
 from collections import deque
 
 from dynafast._ext.codec import dumps, loads
-from dynafast.errors import CorruptRecordError, HintsFullError, InvariantViolation
-from dynafast.storage.interface import Batch, Family, partition_range, walk
+from dynafast.errors import CorruptRecordError, HintsFullError, InvariantViolation, StoreError
+from dynafast.storage.interface import ON_DISK, Batch, Family, partition_range, walk
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -48,6 +48,7 @@ cdef object _OBJECTS = Family.OBJECTS
 cdef object _HINTS = Family.HINTS
 cdef object _MERKLE = Family.MERKLE
 cdef object _META = Family.META
+cdef object _ON_DISK = ON_DISK
 
 
 cdef inline uint64_t _leaf_hash(bytes object_key, Record record) except? 0:
@@ -195,6 +196,26 @@ cdef class Replica:
         cdef Hot hot = self.hot.find(object_key)
         if hot is None or hot.epoch != self.epochs[partition]:
             return self.load_cold(object_key, partition, local)
+        return self.counted(hot, partition, local)
+
+    cdef Record glance(self, bytes object_key, Local *local):
+        """As `load`, without touching the disk: None when only that can tell."""
+        cdef Py_ssize_t partition = self.partition_of(object_key)
+        cdef Hot hot = self.hot.find(object_key)
+        cdef object data
+        if hot is not None and hot.epoch == self.epochs[partition]:
+            return self.counted(hot, partition, local)
+        try:
+            data = self.disk.glance(object_key)
+            if data is _ON_DISK:
+                return None
+            return self.decoded(object_key, partition, data, local)
+        except CorruptRecordError:
+            self.damage(object_key)
+            raise
+
+    cdef Record counted(self, Hot hot, Py_ssize_t partition, Local *local):
+        """Return a record in memory if it counts, else an empty one."""
         if hot.local.hint_count or self.mode_at(partition) != NONE:
             local[0] = hot.local
             return hot.record
@@ -203,20 +224,62 @@ cdef class Replica:
 
     cdef Record load_cold(self, bytes object_key, Py_ssize_t partition, Local *local):
         """As `load`, from the store, whatever is in memory."""
-        cdef bytes data
-        cdef Record record
         try:
-            data = self.disk.get(object_key)
-            if data is not None:
-                record = load_stored(data, local)
-                if local.hint_count or self.mode_at(partition) != NONE:
-                    self.hot.keep(object_key, record, local, self.epochs[partition])
-                    return record
+            return self.decoded(object_key, partition, self.disk.get(object_key), local)
         except CorruptRecordError:
             self.damage(object_key)
             raise
+
+    cdef Record decoded(self, bytes object_key, Py_ssize_t partition, bytes data, Local *local):
+        """Return what the store has, if it counts, and keep it in memory; else an empty record."""
+        cdef Record record
+        if data is not None:
+            record = load_stored(data, local)
+            if local.hint_count or self.mode_at(partition) != NONE:
+                self.hot.keep(object_key, record, local, self.epochs[partition])
+                return record
         memset(local, 0, sizeof(Local))
         return Record.__new__(Record)
+
+    # ---- reads in the background
+
+    cdef int expect(self, bytes object_key) except -1:
+        """A record is being read from now on: what changes before `arrive` makes that void."""
+        return self.hot.expect(object_key, self.epochs[self.partition_of(object_key)])
+
+    cdef object arrive(self, bytes object_key, object data):
+        """Take what a read has found: the object, None, or a StoreError, which is returned.
+
+        Until `depart`, `glance` finds it. Not if the key was written meanwhile, or its partition cleared.
+        """
+        cdef Py_ssize_t partition = self.partition_of(object_key)
+        cdef Hot guest = self.hot.expected(object_key)
+        cdef Local local
+        cdef Record record
+        if guest is None or guest.epoch != self.epochs[partition]:
+            self.hot.depart(object_key)
+            return None
+        memset(&local, 0, sizeof(Local))
+        record = Record.__new__(Record)
+        try:
+            if isinstance(data, StoreError):
+                raise data
+            if data is not None:
+                record = load_stored(data, &local)
+        except StoreError as error:
+            self.hot.depart(object_key)
+            if isinstance(error, CorruptRecordError):
+                self.damage(object_key)
+            return error
+        self.hot.arrive(
+            object_key, record, &local, guest.epoch,
+            data is not None and (local.hint_count or self.mode_at(partition) != NONE),
+        )
+        return None
+
+    cdef int depart(self, bytes object_key) except -1:
+        """Those that waited for a read have seen what it found."""
+        return self.hot.depart(object_key)
 
     cdef int damage(self, bytes object_key) except -1:
         """A record cannot be read: nor does it count in memory, or it would look like one that needs no mending."""

@@ -90,7 +90,7 @@ cdef class Outcome:
 
 cdef class Handler:
     """What a connection asks of its node. Every method may write to any connection's output, and returns at once."""
-    # These two return 1 for a request that was passed on: others may take effect before it. Else 0.
+    # These two return 1 for a request that was passed on or put off: others may take effect before it. Else 0.
     cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1
     cdef int put(
         self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
@@ -106,6 +106,7 @@ cdef class Handler:
     cdef int turn(self, int64_t now_ns, int64_t wall_ms) except -1      # tells the time, before anything else
     cdef list dirtied(self)         # connections with output, or that close, since the last call
     cdef bint awaits_flush(self) noexcept
+    cdef bint wants_reads(self) noexcept
 
 
 cdef class Connection:

@@ -43,6 +43,7 @@ cdef class Pending(Outcome):          # an outcome too, since a class has but on
     cdef bytes object_key
     cdef Record held                # what was there before `written`
     cdef Record written             # staged; None: nothing is
+    cdef Py_ssize_t parked_bytes    # of what it wants to write, while it waits for the disk
     cdef int received(self, Peer who, int op, Cursor *body, Cursor *rest) except -1
     cdef int gone(self, Peer who) except -1
     cdef int suspected(self, Peer who) except -1
@@ -51,6 +52,7 @@ cdef class Pending(Outcome):          # an outcome too, since a class has but on
     cdef int accepted(self) except -1
     cdef int undo(self) except -1
     cdef int rejected(self, object error) except -1
+    cdef int arrived(self, object error) except -1
 
 
 cdef class Quorum(Pending):
@@ -102,6 +104,10 @@ cdef class Get(Quorum):
     cdef Record asked_with          # what the digest that was sent stands for; None: none was sent
     cdef uint64_t digest            # of it; 0: none
     cdef uint64_t round             # the least of what was merged
+    cdef bint spread                # the other replicas have been asked
+    cdef int count_own(self, Record record) except -1
+    cdef int conclude_alone(self) except -1
+    cdef int ask_all(self) except -1
     cdef int repair(self) except -1
 
 
@@ -161,6 +167,13 @@ cdef class Relay(Pending):
     cdef int fail(self, str code, str message, object details) except -1
 
 
+cdef class Parked(Pending):
+    cdef Connection conn
+    cdef uint64_t id
+    cdef bytes key
+    cdef int begin(self) except -1
+
+
 cdef class Acknowledgement(Pending):
     cdef Connection peer
     cdef uint64_t peer_id
@@ -193,6 +206,10 @@ cdef class Coordinator(Handler):
     cdef Py_ssize_t staged_bytes
     cdef Buffer last_rids           # of the wheel: where the last one went, to `last_bucket`; None: look it up
     cdef int64_t last_bucket
+    cdef dict reads                 # object key -> list of Pendings that wait until its record has been read
+    cdef object unread              # deque of those of its keys that nobody reads yet
+    cdef Py_ssize_t parked          # how many Pendings that are
+    cdef Py_ssize_t parked_bytes    # of what they want to write
     cdef object waiting             # deque of Pending, by sequence
     cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
     cdef list dirty
@@ -216,13 +233,27 @@ cdef class Coordinator(Handler):
     cdef int stage(self, Pending request) except -1
     cdef int bound_staged(self) except -1
     cpdef int commit(self) except -1
-    cdef Record load(self, bytes object_key, Local *local)
+    cdef Record glance(self, bytes object_key, Local *local)
+    cdef Record glance_staged(self, bytes object_key, Local *local)
+    cdef int check_parked(self, Py_ssize_t size) except -1
+    cdef int await_read(self, Pending request) except -1
+    cdef int park(
+        self, Parked request, Connection conn, uint64_t id, bytes key, bytes object_key, Py_ssize_t size, int timeout_ms
+    ) except -1
     cdef int start(
         self, Quorum request, Connection conn, uint64_t id, bytes key, uint64_t position, int need, int primaries,
         bint strict
     ) except -1
     cdef int check_reachable(self, Quorum request) except -1
-    cdef int write(self, Put put, Record seen, bint again) except -1
+    cdef int begin_put(
+        self, Connection conn, uint64_t id, bytes key, object value, bytes context, const uint8_t *write_id,
+        const Options *options,
+    ) except -1
+    cdef int park_put(
+        self, Connection conn, uint64_t id, bytes key, bytes object_key, object value, bytes context,
+        const uint8_t *write_id, const Options *options,
+    ) except -1
+    cdef int write(self, Put put, Record held, Local *local, Record seen, bint again) except -1
     cdef Record succeed(
         self, bytes key, Version *version, Record held, Record seen, bint overwrite, Local *local
     )

@@ -30,7 +30,13 @@ cdef class HotRecords:
     cdef Queue small
     cdef Queue main
     cdef uint64_t *ghosts           # by low bits: what was dropped after one use lately; owned, freed in __dealloc__
+    cdef dict guests                # key -> Hot, of keys that are being read: without a record until that is there
     cdef Hot find(self, bytes key)
+    cdef int expect(self, bytes key, uint32_t epoch) except -1
+    cdef Hot expected(self, bytes key)
+    cdef Hot guest(self, bytes key)
+    cdef int arrive(self, bytes key, Record record, const Local *local, uint32_t epoch, bint keep) except -1
+    cdef int depart(self, bytes key) except -1
     cdef int keep(self, bytes key, Record record, const Local *local, uint32_t epoch) except -1
     cdef int forget(self, bytes key) except -1
     cdef int shrink(self) except -1

@@ -24,6 +24,11 @@ cdef class FlushEnd(Watched):
     cdef object done
 
 
+cdef class ReadEnd(Watched):
+    """A descriptor that is readable once records have been read from the disk."""
+    cdef object arrived
+
+
 cdef class Channel(Watched):
     """One socket and the core's end of its connection."""
     cdef Connection connection
@@ -47,6 +52,8 @@ cdef class Reactor:
     cdef dict channels              # connection -> Channel
     cdef list listeners
     cdef FlushEnd flush_end
+    cdef object read                # hands what is to be read from the disk to a thread
+    cdef ReadEnd read_end
     cdef list ended                 # of this wake-up: events at hand may still name them
     cdef int64_t now_ns
     cdef int watch(self, Watched what, uint32_t events) except -1

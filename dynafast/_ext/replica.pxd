@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dynafast._ext.clock cimport Local, Record
 from dynafast._ext.codec cimport Buffer
-from dynafast._ext.hot cimport HotRecords
+from dynafast._ext.hot cimport Hot, HotRecords
 from dynafast._ext.merkle cimport MerkleTree
 
 
@@ -40,7 +40,13 @@ cdef class Replica:
     cdef Py_ssize_t partition_of(self, bytes object_key) noexcept
     cdef uint8_t mode_at(self, Py_ssize_t partition) noexcept
     cdef Record load(self, bytes object_key, Local *local)
+    cdef Record glance(self, bytes object_key, Local *local)
+    cdef Record counted(self, Hot hot, Py_ssize_t partition, Local *local)
     cdef Record load_cold(self, bytes object_key, Py_ssize_t partition, Local *local)
+    cdef Record decoded(self, bytes object_key, Py_ssize_t partition, bytes data, Local *local)
+    cdef int expect(self, bytes object_key) except -1
+    cdef object arrive(self, bytes object_key, object data)
+    cdef int depart(self, bytes object_key) except -1
     cdef int keep(
         self, bytes object_key, Record held, Record record, Local *local, uint64_t target, bint stage
     ) except -1

@@ -8,12 +8,14 @@ A shell (trio, or a simulator) owns sockets, clocks, threads and signals, and do
 3. `tick` at least every 50 ms.
 4. When `flush_wanted`: sync the store in a thread, then `flushed` with the number it returned. A failed sync is a
    crash: stop, and answer nothing that waits.
-5. When `ended` is set: drain and stop for good.
+5. When `reads_wanted`: hand the keys of `take_reads` to a thread, which calls the store's ``get_many`` with them, then
+   `read` with what that returned. All that is taken is owed; several hand-overs may be under way, and end in any order.
+6. When `ended` is set: drain and stop for good.
 
 May not: touch a socket, a clock, a file or a random source.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -42,7 +44,7 @@ from dynafast.core.seats import Seat, SeatMap, pack, unpack
 from dynafast.errors import BadRequestError, DynafastError, PeerProtocolError, RefusedError, StoreError, TooLargeError
 from dynafast.limits import KEY_MAX, WIRE_VERSION
 from dynafast.protocol import HASH_NAME, Op, Status, is_uint
-from dynafast.storage.interface import Batch, Store
+from dynafast.storage.interface import READ_MAX, Batch, Store
 
 TELL_MS = 1_000
 TOLD_MAX = 1024  # versions of our entry that are remembered
@@ -172,6 +174,11 @@ class Node:
         return self.coordinator.flush_wanted
 
     @property
+    def reads_wanted(self) -> bool:
+        """Whether a request waits for a record that is on the disk, and that nobody reads yet."""
+        return self.coordinator.reads_wanted
+
+    @property
     def busy(self) -> int:
         """How many requests are under way."""
         return self.coordinator.busy
@@ -202,6 +209,14 @@ class Node:
     def flushed(self, sequence: int) -> None:
         """Everything up to *sequence* is durable."""
         self.coordinator.flushed(sequence)
+
+    def take_reads(self) -> list[bytes]:
+        """Return the object keys to read, the oldest first, at most `READ_MAX`."""
+        return self.coordinator.take_reads(READ_MAX)
+
+    def read(self, keys: Sequence[bytes], found: Sequence[bytes | StoreError | None]) -> None:
+        """The store's ``get_many`` has returned *found* for *keys* of `take_reads`."""
+        self.coordinator.read(keys, found)
 
     def take_dirty(self) -> list[Connection]:
         """Return the connections with output, or that close, since the last call."""

@@ -12,6 +12,7 @@ from dynafast._ext.connection import Connection
 from dynafast._ext.reactor import Reactor
 from dynafast.core.node import Node
 from dynafast.storage.flushing import Flusher
+from dynafast.storage.reading import Reader
 
 LIMIT_NS = 2_000_000  # other tasks wait at most that long
 PATIENCE_MS = 1  # while there is traffic the reactor waits itself; after that much silence trio does
@@ -21,10 +22,18 @@ CHECK_S = 1.0
 class ReactorSockets:
     """See `dynafast.net.sockets.Sockets`."""
 
-    def __init__(self, node: Node, flusher: Flusher) -> None:
+    def __init__(self, node: Node, flusher: Flusher, reader: Reader) -> None:
         self._node = node
         self._flusher = flusher
-        self._reactor = Reactor(node.coordinator, flusher=flusher, flushed=self._flushed)
+        self._reader = reader
+        self._reactor = Reactor(
+            node.coordinator,
+            flusher=flusher,
+            flushed=self._flushed,
+            read=self._read,
+            read_fd=reader.done,
+            arrived=self._arrived,
+        )
 
     def listen(self, listener: socket.socket, make: Callable[[], Connection]) -> None:
         """See `Sockets`."""
@@ -56,10 +65,19 @@ class ReactorSockets:
     def close(self) -> None:
         """See `Sockets`."""
         self._reactor.close()
+        self._reader.close()
         self._flusher.close()
 
     def _flushed(self) -> None:
         self._node.flushed(self._flusher.end())
+
+    def _read(self) -> None:
+        while self._reader.free and self._node.reads_wanted:
+            self._reader.begin(self._node.take_reads())
+
+    def _arrived(self) -> None:
+        for keys, found in self._reader.end():
+            self._node.read(keys, found)
 
     async def _check(self) -> None:
         while True:

@@ -23,6 +23,7 @@ from dynafast.errors import ConfigError, DynafastError, RefusedError
 from dynafast.net.entry import Start, begin
 from dynafast.net.logs import configure_logging
 from dynafast.net.sockets import Sockets, make_sockets
+from dynafast.storage.reading import Reader
 from dynafast.storage.rocks import RocksStore
 
 TICK_S = 0.02
@@ -122,7 +123,8 @@ class _Server:
             log.info("store.opened", boot=self._store.boot, clean=self._store.was_clean)
         self._node = self._make_node(start, address)
         self._store.sync()  # the entry of this generation is on disk before anybody hears of it
-        self._sockets = make_sockets(self._settings.node.sockets, self._node, self._turn, self._store.flusher())
+        kind, flusher, reader = self._settings.node.sockets, self._store.flusher(), Reader(self._store.get_many)
+        self._sockets = make_sockets(kind, self._node, self._turn, flusher, reader)
         try:
             await self._serve(start, address)
         finally:

@@ -15,6 +15,7 @@ from dynafast._ext.connection import Connection
 from dynafast.core.node import Node
 from dynafast.errors import ConfigError
 from dynafast.storage.flushing import Flusher
+from dynafast.storage.reading import Reader
 
 Kind = Literal["auto", "reactor", "streams"]
 
@@ -29,7 +30,7 @@ class Sockets(Protocol):
         """Serve a connected socket, which is owned from now on."""
 
     def pump(self) -> None:
-        """Send what the core has produced by now, and flush if something waits for that."""
+        """Send what the core has produced by now; flush, and read from the disk, if something waits for that."""
 
     def flush(self) -> None:
         """Flush the store soon, whether or not something waits for it."""
@@ -42,10 +43,14 @@ class Sockets(Protocol):
         """
 
     def close(self) -> None:
-        """Close all sockets, and wait for a flush that is under way."""
+        """Close all sockets, and wait for a flush and for reads that are under way.
+
+        Raises:
+            StoreError: one does not end.
+        """
 
 
-def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], flusher: Flusher) -> Sockets:
+def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], flusher: Flusher, reader: Reader) -> Sockets:
     """Return what moves the bytes of *node*.
 
     Args:
@@ -53,6 +58,7 @@ def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], flusher: Flus
         node: the core.
         turn: called before the core is given anything: tells it the time (the reactor does that itself).
         flusher: flushes the store; closed with the sockets.
+        reader: reads what of it is on the disk alone; closed with the sockets.
 
     Raises:
         ConfigError: this system has no such way.
@@ -60,9 +66,9 @@ def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], flusher: Flus
     if kind != "streams" and sys.platform == "linux":
         from dynafast.net.reactor import ReactorSockets  # here: other systems have none
 
-        return ReactorSockets(node, flusher)
+        return ReactorSockets(node, flusher, reader)
     if kind == "reactor":
         raise ConfigError(f"sockets must be auto or streams on {sys.platform}, which has no epoll, got 'reactor'")
     from dynafast.net.transport import StreamSockets
 
-    return StreamSockets(node, turn, flusher)
+    return StreamSockets(node, turn, flusher, reader)

@@ -16,6 +16,7 @@ import trio
 from dynafast._ext.connection import OUTPUT_HIGH, Connection
 from dynafast.core.node import Node
 from dynafast.storage.flushing import Flusher
+from dynafast.storage.reading import Reader
 
 ACCEPT_PAUSE_S = 0.05
 READ_SIZE = 256 * 1024
@@ -27,10 +28,11 @@ log = structlog.get_logger("dynafast")
 class StreamSockets:
     """See `dynafast.net.sockets.Sockets`."""
 
-    def __init__(self, node: Node, turn: Callable[[], None], flusher: Flusher) -> None:
+    def __init__(self, node: Node, turn: Callable[[], None], flusher: Flusher, reader: Reader) -> None:
         self._node = node
         self._turn = turn
         self._flusher = flusher
+        self._reader = reader
         self._transports: dict[Connection, Transport] = {}
         self._listeners: list[tuple[socket.socket, Callable[[], Connection]]] = []
         self._flush = trio.Event()
@@ -56,6 +58,8 @@ class StreamSockets:
                 transport.push()
         if self._node.flush_wanted:
             self.flush()
+        while self._node.reads_wanted and self._reader.free:
+            self._reader.begin(self._node.take_reads())
 
     def flush(self) -> None:
         """See `Sockets`."""
@@ -66,11 +70,13 @@ class StreamSockets:
         async with trio.open_nursery() as self._nursery:
             for listener, make in self._listeners:
                 self._nursery.start_soon(self._accept, listener, make)
+            self._nursery.start_soon(self._take_what_is_read)
             task_status.started()
             await self._flush_as_wanted()
 
     def close(self) -> None:
         """See `Sockets`; the tasks have closed all sockets as they ended."""
+        self._reader.close()
         self._flusher.close()
 
     async def _serve(self, connection: Connection, transport: "Transport") -> None:
@@ -104,6 +110,14 @@ class StreamSockets:
             sequence = self._flusher.end()
             self._turn()
             self._node.flushed(sequence)
+            self.pump()
+
+    async def _take_what_is_read(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._reader.done)
+            self._turn()
+            for keys, found in self._reader.end():
+                self._node.read(keys, found)
             self.pump()
 
 

@@ -45,7 +45,7 @@ CANARIES = {
     "counter-from-context": Canary(SAME_DOT, 5),
     "blind-hint-ack": Canary((*LOST, "receipts-true"), 4),
     "confirm-before-flush": Canary((*LOST, *BACK, "receipts-true"), 139),
-    "reap-targets-only": Canary(BACK, 21),
+    "reap-targets-only": Canary(BACK, 49),
     "late-frame": Canary(BACK, 70),
     "count-nodes": Canary((*LOST, *BACK, "quorum-met", "receipts-true"), 2),
     # What was kept for others as the round began is written again, delivered or not; what came since is gone.

@@ -5,13 +5,13 @@ to a node is a switch here: refuse writes, fail to read, give back damaged bytes
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from dynafast._ext.clock import Record
 from dynafast._ext.sealed import unseal
 from dynafast.errors import CorruptRecordError, StoreError
-from dynafast.storage.interface import Family
+from dynafast.storage.interface import ON_DISK, Family, Place
 from dynafast.storage.memory import MemoryStore
 
 _LOCAL_SIZE = 25  # actor, boot, counter, number of hints: before the ids of the hints' targets and the record
@@ -37,11 +37,13 @@ class Disk(MemoryStore):
 
     Attributes:
         full: writes are refused. unreadable: reads fail.
+        away: asked at each read of the request path: whether the object is on the medium alone.
     """
 
     def __init__(self) -> None:
         self.full = False
         self.unreadable = False
+        self.away: Callable[[], bool] = lambda: False
         super().__init__()
 
     def get(self, key: bytes) -> bytes | None:
@@ -49,6 +51,16 @@ class Disk(MemoryStore):
         if self.unreadable:
             raise StoreError("input/output error")
         return super().get(key)
+
+    def glance(self, key: bytes) -> bytes | Place | None:
+        """See `Store`."""
+        return ON_DISK if key not in self.staged and self.away() else self.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | StoreError | None]:
+        """See `Store`."""
+        if self.unreadable:
+            return [StoreError("input/output error") for _ in keys]
+        return super().get_many(keys)
 
     def _accept(self, changes: Iterable[tuple[Family, bytes, bytes | None]], *, counts: bool = False) -> int:
         changes = list(changes)
@@ -135,6 +147,7 @@ class Disk(MemoryStore):
         """Return a copy of the folder as it is on the medium now."""
         twin = Disk.__new__(Disk)
         twin.full = twin.unreadable = False
+        twin.away = lambda: False
         twin._stored = {family: dict(entries) for family, entries in self._stored.items()}
         twin._keys = {family: list(keys) for family, keys in self._keys.items()}
         twin._size = self._size

@@ -32,6 +32,7 @@ REDIAL_MAX_NS = SECOND
 INTERVAL_NS = SECOND
 STALLED_NS = 30 * SECOND
 DRAIN_NS = 5 * SECOND
+READS_MAX = 4  # reads of the disk at a time: more than a node has threads for
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class Plan:
     flush_ns: int
     build_count: int = BUILD_COUNT
     cache_bytes: int = DEFAULT_CACHE_BYTES
+    cold: float = 0.0  # share of the records that are not in a node's own memory, and are on the disk alone
+    read_ns: int = 0  # of a read of the disk
     plants: frozenset[str] = frozenset()
     # All nodes that know the same members compute the same: once is enough.
     placing: Callable[..., Placement] = field(default_factory=lambda: lru_cache(maxsize=64)(place))
@@ -73,6 +76,7 @@ class Host:
         self.on_ended: Callable[[Host], None] = lambda _host: None
         self.quiet: list[End] = []  # ends of a life that lost power: their far ends know nothing yet
         self._rng = world.random(f"host/{name}")
+        self._reads = world.random(f"reads/{name}")
         directory[self.address] = self
         self.directory = directory
 
@@ -91,6 +95,14 @@ class Host:
     def flush_ns(self) -> int:
         """Draw how long a flush takes."""
         return int(self.plan.flush_ns * (0.5 + self._rng.random())) * self.slow
+
+    def read_ns(self) -> int:
+        """Draw how long a half of a read takes."""
+        return int(self.plan.read_ns * (0.1 + self._reads.random())) * self.slow
+
+    def away(self) -> bool:
+        """Draw whether a record is on the disk alone."""
+        return self._reads.random() < self.plan.cold
 
     def listening(self) -> "Process | None":
         """Return who accepts connections."""
@@ -216,6 +228,9 @@ class Process:
         self.world = host.world
         self.network = host.network
         self.disk = host.disk
+        if host.plan.cold:
+            self.disk.away = host.away
+        self.reading = 0
         self.alive = True
         self.ready = False
         self.paused = False
@@ -319,6 +334,9 @@ class Process:
             dirty = self._core.take_dirty()
         if not self.flushing and self._core.flush_wanted:
             self._flush()
+        while self._core.reads_wanted and self.reading < READS_MAX:
+            self.reading += 1
+            self.world.after(self.host.read_ns(), self._read, self.node.take_reads())
 
     # ---- time
 
@@ -404,6 +422,24 @@ class Process:
         sequence = self.disk.end_flush(mark)
         self.at()
         self.node.flushed(sequence)
+        self.pump()
+
+    # ---- reads
+
+    def _read(self, keys: list[bytes]) -> None:
+        """A thread looks at the disk, some time after it was told to and some time before that is known."""
+        if self.alive:
+            self.world.after(self.host.read_ns(), self._arrived, keys, self.disk.get_many(keys))
+
+    def _arrived(self, keys: list[bytes], found: list[bytes | StoreError | None]) -> None:
+        if not self.alive:
+            return
+        if self.paused:
+            self._backlog.append((self._arrived, (keys, found)))
+            return
+        self.reading -= 1
+        self.at()
+        self.node.read(keys, found)
         self.pump()
 
     # ---- ends

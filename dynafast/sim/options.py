@@ -122,6 +122,8 @@ class Options:
     blind: bool  # keys are written without being read alone
     cold_copies: bool  # a machine that is stopped leaves a copy of its disk
     cache_bytes: int  # of the records that a node keeps in memory
+    cold: float  # share of the other records that are on the disk alone
+    read_us: int  # of a read of the disk
     tour: int  # how many keys clients use at a time before they go on to others; 0: all the time all keys
     weights: dict[str, int] = field(default_factory=dict)  # of the faults that are on
 
@@ -165,6 +167,8 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
             rare = kind
     seldom = {"mute": swarm, **{name: world.random(name) for name in SELDOM - {"mute"}}}
     cache_bytes = world.random("cache").choice([0, 40_000, 400_000, DEFAULT_CACHE_BYTES])
+    cold = world.random("cold").choice([0.0, 0.0, 0.3, 1.0])
+    read_us = world.random("reads").choice([100, 1000, 20_000])
     replicas = min(nodes, rng.choices([1, 2, 3], [1, 2, 12])[0])
     majority = replicas // 2 + 1
     quorums = [(majority, majority), (majority, majority), (1, replicas), (replicas, 1), (1, 1)]
@@ -220,6 +224,8 @@ def draw(world: World, *, nodes: int, ops: int, faults: Iterable[str] | None) ->
         blind=False,
         cold_copies=False,
         cache_bytes=cache_bytes,
+        cold=cold,
+        read_us=read_us,
         tour=tour,
         weights=on,
     )

@@ -72,6 +72,8 @@ class Simulation:
             flush_ns=options.flush_us * US,
             build_count=options.build_count,
             cache_bytes=options.cache_bytes,
+            cold=options.cold,
+            read_ns=options.read_us * US,
             plants=plants,
         )
         self.directory: dict[str, Host] = {}

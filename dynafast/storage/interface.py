@@ -1,19 +1,21 @@
 """What the core asks of a store. Two implementations pass one conformance suite: RocksDB and memory.
 
-The core calls a store from one thread and never waits for a disk through it: `put` and `write` hand the change to
-the store's log without a sync, and `sync` (the only call made from another thread) makes everything accepted so
-far durable. Nothing here knows what a record means.
+The core calls a store from one thread. The request path never waits for a disk through it: `put` and `write` hand the
+change to the store's log without a sync, and `glance` reads what is in memory. `sync`, which makes everything accepted
+so far durable, and `get_many`, which reads the disk, are the two calls made from other threads. Nothing here knows
+what a record means.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Protocol
+from enum import Enum, StrEnum
+from typing import Final, Protocol
 
-from dynafast.errors import CorruptRecordError, InvariantViolation
+from dynafast.errors import CorruptRecordError, InvariantViolation, StoreError
 from dynafast.limits import KEY_MAX
 
 SCAN_SIZE = 256 * 1024  # bytes of values after which a scan returns early: it holds up every other request
+READ_MAX = 64  # keys of one `get_many`: what it has read is in memory all at once
 
 
 class Family(StrEnum):
@@ -27,6 +29,15 @@ class Family(StrEnum):
     HINTS = "hints"
     MERKLE = "merkle"
     META = "meta"
+
+
+class Place(Enum):
+    """Where an entry is, when that is all that can be told at once."""
+
+    ON_DISK = "on disk"
+
+
+ON_DISK: Final = Place.ON_DISK
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,7 @@ class Batch:
 
 
 class Store(Protocol):
-    """A store of one node. Not thread-safe but for `sync`.
+    """A store of one node. Not thread-safe but for `sync` and `get_many`.
 
     Attributes:
         boot: how many times this store was opened, durable before the constructor returns; at least 1.
@@ -91,6 +102,16 @@ class Store(Protocol):
         Raises:
             CorruptRecordError: what was read fails its checksum.
             StoreError: the disk cannot be read.
+        """
+
+    def glance(self, key: bytes) -> bytes | Place | None:
+        """As `get`, without touching the disk: `ON_DISK` when only that can tell whether there is one, or has it."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | StoreError | None]:
+        """Return what `get` would return or raise for each of at most `READ_MAX` keys, staged objects left out.
+
+        Blocks; called from threads of its own, several at a time, while the owner goes on writing: each object is as it
+        was at some moment of the call. Raises nothing, but on a bug.
         """
 
     def put(self, key: bytes, value: bytes) -> int:
@@ -144,7 +165,7 @@ class Store(Protocol):
         """
 
     def close(self, *, clean: bool = True) -> None:
-        """Close; *clean* syncs and leaves the marker that `was_clean` reads. Not while a `sync` is under way."""
+        """Close; *clean* syncs and leaves the marker that `was_clean` reads. Not while another call is under way."""
 
 
 def partition_range(partition: int, partitions: int) -> tuple[bytes, bytes]:

@@ -5,11 +5,11 @@ played and is found in the same way.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dynafast._ext.sealed import SEAL_SIZE, seal, unseal
 from dynafast.errors import CorruptRecordError, StoreError
-from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
+from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Place, Until
 from dynafast.storage.opening import begin, finish
 
 _Change = tuple[Family, bytes, bytes | None]  # a sealed value; None: no entry
@@ -54,6 +54,22 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         """See `Store`."""
         return self.read(Family.OBJECTS, key)
+
+    def glance(self, key: bytes) -> bytes | Place | None:
+        """See `Store`; all of it is in memory here."""
+        return self.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | StoreError | None]:
+        """See `Store`."""
+        return [self._read_stored(key) for key in keys]
+
+    def _read_stored(self, key: bytes) -> bytes | StoreError | None:
+        try:
+            self._check_open()
+            stored = self._stored[Family.OBJECTS].get(key)
+            return None if stored is None else unseal(key, stored)
+        except StoreError as error:
+            return error
 
     def put(self, key: bytes, value: bytes) -> int:
         """See `Store`."""

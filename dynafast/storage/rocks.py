@@ -7,16 +7,17 @@ a power cut loses what no `sync` has covered. Every error of rocksdict becomes o
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from rocksdict import DbClosedError, Rdict, WriteBatch
 
 from dynafast._ext.sealed import SEAL_SIZE, put_sealed, seal, unseal
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
 from dynafast.storage.flushing import Flusher, ThreadFlusher
-from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Until
+from dynafast.storage.interface import ON_DISK, SCAN_SIZE, Batch, Family, Place, Until
 from dynafast.storage.logs import check_log
 from dynafast.storage.opening import FORMAT, begin, finish
 from dynafast.storage.tuning import database_options, family_options, write_options
@@ -90,6 +91,30 @@ class RocksStore:
         except Exception as error:
             raise _store_error(error) from error
         return None if stored is None else unseal(key, stored)
+
+    def glance(self, key: bytes) -> bytes | Place | None:
+        """See `Store`.
+
+        RocksDB calls it "may exist": a read of the write buffers, the filters and the blocks in its cache alone. What
+        it finds there is the object. Values in blob files are never among that.
+        """
+        if key in self.staged:
+            return unseal(key, self.staged[key])
+        try:
+            perhaps, stored = self._objects.key_may_exist(key, fetch=True)  # type: ignore[misc] # it is a pair then
+        except Exception as error:
+            raise _store_error(error) from error
+        if stored is not None:
+            return unseal(key, stored)
+        return ON_DISK if perhaps else None
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | StoreError | None]:
+        """See `Store`; rocksdict lets go of the interpreter's lock for a list of keys, and only then."""
+        try:
+            found: Any = self._objects.get(list(keys))
+        except Exception as error:  # noqa: BLE001 - of one of them: each by itself tells which
+            return [_store_error(error)] if len(keys) == 1 else [self.get_many([key])[0] for key in keys]
+        return [None if stored is None else _unsealed(key, stored) for key, stored in zip(keys, found, strict=True)]
 
     def commit(self) -> None:
         """See `Store`."""
@@ -290,6 +315,8 @@ def _store_error(error: Exception) -> StoreError:
         return error
     if isinstance(error, DbClosedError):
         return StoreError("the store is closed")
+    if type(error) is RuntimeError and "borrowed" in str(error):
+        return StoreError("the store is in use by another thread, and cannot be closed")
     if type(error) is not Exception:
         raise error
     text = str(error)

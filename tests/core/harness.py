@@ -11,15 +11,33 @@ from typing import Any
 import cbor2
 
 from dynafast._ext.connection import Connection
+from dynafast._ext.replica import DEFAULT_CACHE_BYTES
 from dynafast.core.identity import ClusterFacts, Identity, load_entries, save
 from dynafast.core.membership import Entry
 from dynafast.core.node import Node
 from dynafast.core.seats import Seat, pack
 from dynafast.protocol import Op, Status
+from dynafast.storage.interface import ON_DISK, Place
 from dynafast.storage.memory import MemoryStore
 
 MS = 1_000_000
 EPOCH_MS = 1_700_000_000_000
+
+
+class ColdStore(MemoryStore):
+    """A memory store of which some objects are on the disk alone.
+
+    Attributes:
+        cold: the keys of clients, or None for all, that only `get_many` finds.
+    """
+
+    def __init__(self) -> None:
+        self.cold: set[bytes] | None = set()
+        super().__init__()
+
+    def glance(self, key: bytes) -> bytes | Place | None:
+        cold = key not in self.staged and (self.cold is None or key[8:] in self.cold)
+        return ON_DISK if cold else super().glance(key)
 
 
 class Pipe:
@@ -79,7 +97,7 @@ def framed(item: bytes) -> bytes:
 class Member:
     """One node with its store, its links and its shell's duties."""
 
-    def __init__(self, cluster: "Cluster", name: str, store: MemoryStore, *, group: bool) -> None:
+    def __init__(self, cluster: "Cluster", name: str, store: ColdStore, *, group: bool) -> None:
         self.cluster = cluster
         self.name = name
         self.store = store
@@ -87,6 +105,7 @@ class Member:
         self.node: Node
         self.up = False
         self.flushing = True  # a test may hold flushes back
+        self.reading = True  # and reads of the disk
         self.ends: dict[Connection, Callable[[bytes], None]] = {}
         self.events: list[tuple[str, dict[str, object]]] = []
 
@@ -108,8 +127,10 @@ class Cluster:
         seed: int = 1,
         group: bool = True,
         plants: frozenset[str] = frozenset(),
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.plants = plants
+        self.cache_bytes = cache_bytes
         self.delays: dict[tuple[str, str], int] = {}  # (near, far) -> how long frames take, in ns
         self.late: list[tuple[int, Member, Connection, bytes]] = []
         self.now_ns = 1_000 * MS
@@ -142,7 +163,7 @@ class Cluster:
 
         *told*: the entries that a seed has answered with; None: those that the first member knows.
         """
-        member = Member(self, name, MemoryStore(), group=group)
+        member = Member(self, name, ColdStore(), group=group)
         every = [Seat(p, s, 1) for p in range(self.facts.partitions) for s in range(self.facts.replicas)]
         own = Entry(
             id=id or self.rng.randbytes(8),
@@ -174,6 +195,7 @@ class Cluster:
             random64=lambda: self.rng.getrandbits(64),
             trace=member.trace,
             settings={},
+            cache_bytes=self.cache_bytes,
             plants=self.plants,
         )
         member.store.sync()
@@ -274,6 +296,10 @@ class Cluster:
                 if far is not None:
                     Link(self, member, far)
             self.pump(member)
+            while member.reading and member.node.reads_wanted:
+                keys = member.node.take_reads()
+                member.node.read(keys, member.store.get_many(keys))
+                self.pump(member)
             if member.flushing and (member.node.flush_wanted or not member.group):
                 member.node.flushed(member.store.sync())
                 self.pump(member)

@@ -3,8 +3,9 @@
 import gc
 import socket
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -16,8 +17,11 @@ from dynafast._ext.connection import OUTPUT_HIGH, Connection
 from dynafast.errors import StoreError
 from dynafast.net.sockets import Kind, Sockets, make_sockets
 from dynafast.protocol import Op
+from dynafast.storage import reading
 from dynafast.storage.flushing import ThreadFlusher
+from dynafast.storage.reading import Reader
 from tests.core.harness import Cluster, framed
+from tests.core.stories import okey
 
 KINDS = ["streams", *["reactor"] * (sys.platform == "linux")]
 PATIENCE_S = 20.0
@@ -31,13 +35,17 @@ class Server:
     """One node behind real sockets, on a free port of loopback."""
 
     def __init__(self, kind: Kind) -> None:
-        self.node = Cluster(1, partitions=1, replicas=1, r=1, w=1).members[0].node
+        member = Cluster(1, partitions=1, replicas=1, r=1, w=1).members[0]
+        self.node, self.store = member.node, member.store
         self.syncs = 0
+        self.may_read = threading.Event()  # a slow disk: reads of it hang until this is set
+        self.may_read.set()
         self.clients: list[Client] = []
         self.before_sync: Callable[[], None] = lambda: None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
-        self.sockets: Sockets = make_sockets(kind, self.node, self._turn, ThreadFlusher(self._sync))
+        self.reader = Reader(self._get_many)
+        self.sockets: Sockets = make_sockets(kind, self.node, self._turn, ThreadFlusher(self._sync), self.reader)
         self.sockets.listen(self.listener, self.node.accept)
 
     def _turn(self) -> None:
@@ -47,6 +55,10 @@ class Server:
         self.before_sync()
         self.syncs += 1
         return self.node.store.sync()
+
+    def _get_many(self, keys: Sequence[bytes]) -> list[bytes | StoreError | None]:
+        self.may_read.wait(PATIENCE_S)
+        return self.store.get_many(keys)
 
     @contextmanager
     def holding_syncs(self) -> Iterator[None]:
@@ -273,3 +285,82 @@ async def test_all_connections_end_with_the_service(kind: Kind) -> None:
     with near:
         near.settimeout(PATIENCE_S)
         assert near.recv(1) == b""
+
+
+def cold(server: Server) -> None:
+    """From now on everything is on the disk alone, and reads of it hang."""
+    server.store.cold = None
+    server.node.replica.hot.drop(okey(b"cold"))
+    server.may_read.clear()
+
+
+async def filled(server: Server) -> Client:
+    client = await server.client()
+    for id, key in enumerate((b"cold", b"hot"), 1):
+        assert (await client.ask(Op.PUT, id, key, b"1", None, key.ljust(16), {}))[0] == Op.WRITTEN
+    return client
+
+
+async def begin_a_read(server: Server) -> None:
+    """Let a read of the disk hang."""
+    client = await filled(server)
+    cold(server)
+    await client.send([Op.GET, 900, b"cold", {}])
+    with trio.fail_after(PATIENCE_S):
+        while not server.reader.busy:
+            await trio.sleep(0.001)
+
+
+async def test_reads_of_a_disk_that_hangs_hold_up_nothing_else(kind: Kind) -> None:
+    """What is in memory is read, new keys are written and pings are answered while reads of the disk hang."""
+    async with serving(kind) as server:
+        client = await filled(server)
+        cold(server)
+        await client.send([Op.GET, 900, b"cold", {}])
+        for id in range(100, 200):
+            assert (await client.ask(Op.GET, id, b"hot", {}))[:2] == [Op.FOUND, id]
+            assert (await client.ask(Op.PING, 1000 + id))[1] == 1000 + id
+        server.may_read.set()
+        assert (await client.receive())[:2] == [Op.FOUND, 900]
+
+
+async def test_many_cold_reads_are_all_answered(kind: Kind) -> None:
+    async with serving(kind) as server:
+        client = await filled(server)
+        server.store.cold = None
+        await client.send(*[[Op.GET, id, b"%d" % (id % 400), {}] for id in range(100, 900)])
+        assert sorted([(await client.receive())[1] for _ in range(100, 900)]) == list(range(100, 900))
+
+
+async def test_a_bug_in_a_reading_thread_ends_the_node(kind: Kind) -> None:
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True, allow_unwrapped=True):
+        async with serving(kind) as server:
+            client = await filled(server)
+            server.store.get_many = lambda _keys: 1 // 0  # type: ignore[assignment]
+            server.store.cold = {b"cold"}
+            server.node.replica.hot.drop(okey(b"cold"))
+            await client.send([Op.GET, 900, b"cold", {}])
+            await trio.sleep(LIMIT_S)
+
+
+async def test_closing_waits_for_a_read_of_a_disk_that_hangs_and_not_for_ever(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "JOIN_S", 0.2)
+    servers = []
+
+    async def end_during_a_read() -> None:
+        async with serving(kind) as server:
+            servers.append(server)
+            await begin_a_read(server)
+
+    with pytest.raises(StoreError, match="a read has not ended"):
+        await end_during_a_read()
+    servers[0].may_read.set()
+
+
+async def test_closing_during_a_read_ends_as_it_does(kind: Kind) -> None:
+    async with serving(kind) as server:
+        await begin_a_read(server)
+        threading.Timer(0.05, server.may_read.set).start()
+    assert not any(thread.name == "read" and thread.is_alive() for thread in threading.enumerate())

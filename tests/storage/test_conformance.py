@@ -7,7 +7,7 @@ import pytest
 from dynafast._ext.sealed import seal
 from dynafast.errors import InvariantViolation, StoreError
 from dynafast.limits import KEY_MAX, VALUE_MAX
-from dynafast.storage.interface import SCAN_SIZE, Batch, Family, Store, entries, object_key, walk
+from dynafast.storage.interface import READ_MAX, SCAN_SIZE, Batch, Family, Store, entries, object_key, walk
 from tests.storage.rigs import Rig
 
 OWN_KEYS = [b"store.boot", b"store.format"]  # what a store that is open keeps in META
@@ -33,6 +33,48 @@ def test_put_then_get_returns_the_newest_value(store: Store) -> None:
     store.put(b"key", b"one")
     store.put(b"key", b"two")
     assert store.get(b"key") == store.read(Family.OBJECTS, b"key") == b"two"
+
+
+def test_a_glance_finds_what_was_just_written_and_nothing_else(store: Store) -> None:
+    assert store.glance(b"key") is None
+    store.put(b"key", b"one")
+    assert store.glance(b"key") == b"one"
+    store.staged[b"key"] = seal(b"key", b"two")
+    assert store.glance(b"key") == b"two"
+    store.commit()
+    assert store.glance(b"key") == b"two"
+
+
+def test_many_are_read_at_once_in_the_order_asked_for(store: Store) -> None:
+    for i in range(READ_MAX // 2):
+        store.put(b"%d" % i, b"value %d" % i)
+    store.staged[b"staged"] = seal(b"staged", b"not there yet")
+    keys = [*(b"%d" % i for i in reversed(range(READ_MAX - 1))), b"staged"]
+    expected = [b"value %d" % i if i < READ_MAX // 2 else None for i in reversed(range(READ_MAX - 1))]
+    assert store.get_many(keys) == [*expected, None]
+    assert store.get_many([]) == []
+
+
+def test_many_are_read_in_other_threads_while_the_owner_writes(store: Store) -> None:
+    store.put(b"key", b"0")
+    found: list[bytes | StoreError | None] = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(store.get_many([b"key"])[0] for _ in range(200))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for i in range(500):
+        store.put(b"key", b"%d" % i)
+    for thread in threads:
+        thread.join()
+    assert len(found) == 400
+    assert all(isinstance(value, bytes) for value in found)
+
+
+def test_many_of_a_closed_store_are_errors(rig: Rig) -> None:
+    store = rig.open()
+    store.close()
+    assert [type(error) for error in store.get_many([b"a", b"b"])] == [StoreError, StoreError]
 
 
 @pytest.mark.parametrize("value", [b"", b"\0", b"\xff" * 8, bytes(range(256))])

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rocksdict import Options, Rdict
 
 from dynafast._ext.sealed import seal
 from dynafast.errors import CorruptRecordError, StoreBusyError, StoreError, StoreFormatError
-from dynafast.storage.interface import Batch, Family, entries
+from dynafast.storage.interface import ON_DISK, READ_MAX, Batch, Family, entries
 from dynafast.storage.opening import FORMAT, FORMAT_KEY
 from dynafast.storage.rocks import RocksStore
 from tests.storage.children import Child
@@ -333,3 +334,63 @@ def test_no_damage_to_a_log_hangs_or_loses_in_silence(killed: Path, seed: int) -
         assert objects_in(killed)[:19] == [True] * 19
     except (CorruptRecordError, StoreFormatError):
         assert target.read_bytes() == content  # refused, and left as it was
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_glance_says_what_is_on_the_disk_alone(tmp_path: Path, size: int) -> None:
+    """A value in a table is found once its block was read; one in a blob file never is."""
+    store = RocksStore(tmp_path)
+    for i in range(100):
+        store.put(b"%08d" % i, b"v" * size)
+    store.close()
+    store = RocksStore(tmp_path)
+    assert store.glance(b"%08d" % 50) is ON_DISK
+    assert store.get_many([b"%08d" % 50, b"missing"]) == [b"v" * size, None]
+    assert store.glance(b"%08d" % 50) == (b"v" * size if size < 4096 else ON_DISK)
+    store.close()
+
+
+def test_damage_is_told_for_each_of_many(tmp_path: Path) -> None:
+    """A record that fails its checksum, and a table of which a block does."""
+    store = RocksStore(tmp_path)
+    store._objects.put(b"record", seal(b"another", b"value"))
+    store.put(b"intact", b"value")
+    found = store.get_many([b"record", b"intact", b"missing"])
+    assert isinstance(found[0], CorruptRecordError)
+    assert found[1:] == [b"value", None]
+    for i in range(2000):
+        store.put(b"%08d" % i, os.urandom(100))
+    store.close()
+    store = RocksStore(tmp_path)
+    store.close()
+    flip_byte(max(files(tmp_path, ".sst"), key=lambda path: path.stat().st_size), 20_000)
+    store = RocksStore(tmp_path)
+    keys = [b"%08d" % i for i in range(0, 2000, 50)]
+    found = store.get_many(keys)
+    bad = [key for key, value in zip(keys, found, strict=True) if isinstance(value, CorruptRecordError)]
+    assert 0 < len(bad) < len(keys)
+    assert all(store.glance(key) is ON_DISK for key in bad)
+    store.close(clean=False)
+
+
+def test_a_store_that_is_closed_under_a_read_says_so(tmp_path: Path) -> None:
+    store = RocksStore(tmp_path)
+    for i in range(READ_MAX):
+        store.put(b"%08d" % i, os.urandom(1000))
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            store.get_many([b"%08d" % i for i in range(READ_MAX)])
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    said = ""
+    try:
+        store.close(clean=False)
+    except StoreError as error:  # or the thread was between two reads
+        said = str(error)
+    finally:
+        over.set()
+        thread.join()
+    assert said in ("", "the store is in use by another thread, and cannot be closed")
