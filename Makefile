@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 # What the compiled modules are made of. Their C files are made on the way.
-SOURCES := $(wildcard _ext/*.pyx _ext/*.h _ext/bench/*.pyx dynafast/_ext/*.pxd bench/_ext/*.pxd)
+SOURCES := $(wildcard _ext/*.pyx _ext/*/*.pxi _ext/*.h _ext/bench/*.pyx dynafast/_ext/*.pxd bench/_ext/*.pxd)
 SANITIZED := build/sanitize
 TOO_OLD := dynafast needs Python 3.11 or newer, as in: make PYTHON=python3.12
 

@@ -1,6 +1,7 @@
 """The rooms of the code and who may enter which, read from the syntax trees, of ``.pyx`` files too."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,10 +70,15 @@ class _CythonNames(TreeVisitor):  # type: ignore[misc]
         self.names.add(str(node.name))
 
 
+INCLUDE = re.compile(r'^include "(.*)"$', re.MULTILINE)
+
+
 def cython_names(*paths: Path) -> _CythonNames:
     found = _CythonNames()
     for path in paths:
-        found.visit(parse_from_strings(path.stem, path.read_text()))
+        parts = [path, *(path.parent / name for name in INCLUDE.findall(path.read_text()))]
+        for part in parts:
+            found.visit(parse_from_strings(path.stem, INCLUDE.sub("", part.read_text())))
     return found
 
 

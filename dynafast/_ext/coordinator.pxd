@@ -184,22 +184,10 @@ cdef class Acknowledgement(Pending):
     cdef bytes record               # encoded, for the overwriting coordinator; or None
 
 
-cdef class Coordinator(Handler):
-    cdef readonly View view
+cdef class Home(Handler):
     cdef readonly Replica replica
     cdef object node
-    cdef object random64
-    cdef object plants
-    cdef bint planted
     cdef object disk
-    cdef object seal                # of contexts
-    cdef Record unseen              # what a client has seen that brings no context
-    cdef uint64_t boot
-    cdef int read_quorum
-    cdef int write_quorum
-    cdef bint group
-    cdef public bint draining       # it ends, and takes no new requests
-    cdef public bint starting       # it has not heard yet whether it is what its folder says, and takes none either
     cdef dict pending
     cdef dict wheel                 # deadline bucket -> request ids, packed
     cdef list staged                # Pendings whose writes wait for the next `commit`
@@ -211,7 +199,6 @@ cdef class Coordinator(Handler):
     cdef Py_ssize_t parked          # how many Pendings that are
     cdef Py_ssize_t parked_bytes    # of what they want to write
     cdef object waiting             # deque of Pending, by sequence
-    cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
     cdef list dirty
     cdef Buffer scratch
     cdef uint64_t next_rid
@@ -219,11 +206,8 @@ cdef class Coordinator(Handler):
     cdef readonly int64_t wall_ms
     cdef uint64_t clock             # hybrid logical time
     cdef uint64_t clock_saved       # no time above it is given out before a larger one is saved
-    cdef Peer me
     cdef double[SAMPLES_MAX] samples
     cdef int sample_count
-    cdef int64_t relayed            # gets passed on
-    cdef int64_t hedged             # of them, asked of a second replica because the first was slow
     cdef uint64_t tick_clock(self) except? 0
     cdef int observe(self, uint64_t time) noexcept
     cdef int sample(self, int64_t took_ns) noexcept
@@ -240,6 +224,25 @@ cdef class Coordinator(Handler):
     cdef int park(
         self, Parked request, Connection conn, uint64_t id, bytes key, bytes object_key, Py_ssize_t size, int timeout_ms
     ) except -1
+
+
+cdef class Coordinator(Home):
+    cdef readonly View view
+    cdef object random64
+    cdef object plants
+    cdef bint planted
+    cdef object seal                # of contexts
+    cdef Record unseen              # what a client has seen that brings no context
+    cdef uint64_t boot
+    cdef int read_quorum
+    cdef int write_quorum
+    cdef bint group
+    cdef public bint draining       # it ends, and takes no new requests
+    cdef public bint starting       # it has not heard yet whether it is what its folder says, and takes none either
+    cdef list stale                 # (put, slot, round number, since): frames that were refused as of an old round
+    cdef Peer me
+    cdef int64_t relayed            # gets passed on
+    cdef int64_t hedged             # of them, asked of a second replica because the first was slow
     cdef int start(
         self, Quorum request, Connection conn, uint64_t id, bytes key, uint64_t position, int need, int primaries,
         bint strict

@@ -6,12 +6,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NAMES = set(re.findall(r"`([^`\n]+)`", TEXT))
-SOURCES = [*(ROOT / "dynafast").rglob("*.py"), *(ROOT / "_ext").glob("*.pyx"), *(ROOT / "tests").rglob("*.py")]
+SOURCES = [
+    *(ROOT / "dynafast").rglob("*.py"),
+    *(ROOT / "_ext").glob("*.pyx"),
+    *(ROOT / "_ext").glob("*/*.pxi"),
+    *(ROOT / "tests").rglob("*.py"),
+]
 
 
 def test_files_that_are_named_exist() -> None:
     """Each file name in the text is the end of the path of a source file or a document."""
-    named = {name for name in NAMES if re.fullmatch(r"[\w/]+\.(py|pyx|md)", name)}
+    named = {name for name in NAMES if re.fullmatch(r"[\w/]+\.(py|pyx|pxi|md)", name)}
     paths = [f"/{path.relative_to(ROOT)}" for path in [*SOURCES, *(ROOT / "docs").glob("*.md")]]
     assert {name for name in named if not any(path.endswith(f"/{name}") for path in paths)} == set()
     assert len(named) > 10

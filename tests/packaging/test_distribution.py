@@ -88,7 +88,7 @@ def _copy_distribution(found: metadata.Distribution, site: Path) -> None:
 def test_sdist_holds_what_a_build_and_a_test_run_need(unpacked_sdist: Path) -> None:
     present = {path.relative_to(unpacked_sdist).as_posix() for path in unpacked_sdist.rglob("*") if path.is_file()}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "setup.py"} <= present
-    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "_ext").glob("*.pyx")} <= present
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "_ext").rglob("*.p*")} <= present
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "dynafast/_ext").glob("*.p*")} <= present
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")} <= present
     generated = [
