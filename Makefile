@@ -86,6 +86,7 @@ bench: build
 	    $(BENCH) paper $(QUICK) --only $$name --json $(RESULTS)/paper-$$name.json; \
 	done
 	$(BENCH) sla $(QUICK) --json $(RESULTS)/sla.json
+	$(BENCH) cold $(QUICK) --json $(RESULTS)/cold.json
 	$(BENCH) footprint $(QUICK) --json $(RESULTS)/footprint.json
 	$(BENCH) micro > $(RESULTS)/micro.txt
 	$(BENCH) report

@@ -5,6 +5,7 @@ from importlib import import_module
 
 # Name -> its module, imported when it is asked for: pytest, which runs some, must come before what it looks into.
 BENCHMARKS = {
+    "cold": "bench.cold",
     "footprint": "bench.footprint",
     "gossip": "bench.gossip",
     "load": "bench.load.command",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import footprint, scale
+from bench import cold, footprint, scale
 from bench.load import show
 from bench.machine import sentence
 from bench.paper import command as paper
@@ -66,6 +66,7 @@ RENDERERS: Mapping[str, Callable[[Sequence[tuple[str, Found]], Path, str], tuple
     "paper": _paper,
     "peers": _text(lambda found: peers.tables(found)),
     "sla": _text(lambda found: str(found["text"])),
+    "cold": _text(lambda found: cold.tables(found["found"])),
     "footprint": _text(lambda found: footprint.tables(found["found"])),
 }
 

@@ -71,6 +71,11 @@ def test_files_of_one_section_make_one_table(tmp_path: Path) -> None:
         ("peers", {"systems": {}, "loses": {name: system.loses for name, system in SYSTEMS.items()}}, "not measured"),
         ("sla", {"text": "the promise was kept"}, "the promise was kept"),
         (
+            "cold",
+            {"found": {"slow": {"hot": {"alone": [{"50": 1.0, "99": 2.0, "99.9": 3.0}]}, "cold_rate": 9.0}}},
+            "| slow | alone     |   1.00 | 2.00 |  3.00 |            - |",
+        ),
+        (
             "footprint",
             {"found": {"idle_mb": 54.0, "connection_kb": 21.0, "clean_s": 1.0, "killed_s": 1.0}},
             "|     21.0 |      20 | short |",
@@ -108,6 +113,6 @@ def test_the_document_has_a_section_for_every_result_that_make_bench_writes() ->
     makefile = (report.ROOT / "Makefile").read_text()
     document = report.DOCUMENT.read_text(encoding="utf-8")
     names = {match["name"] for match in report.SECTION.finditer(document)}
-    assert names == {"peers", "load-one", "load-three", "ycsb", "scale", "paper", "sla", "footprint", "micro"}
+    assert names == {"peers", "load-one", "load-three", "ycsb", "scale", "paper", "sla", "cold", "footprint", "micro"}
     for name in names:
         assert f"$(RESULTS)/{name}" in makefile
