@@ -104,7 +104,7 @@ class RocksStore:
             perhaps, stored = self._objects.key_may_exist(key, fetch=True)  # type: ignore[misc] # it is a pair then
         except Exception as error:
             raise _store_error(error) from error
-        if stored is not None:
+        if stored:  # an empty value is none: the index of a table is not in the cache, and no object is empty
             return unseal(key, stored)
         return ON_DISK if perhaps else None
 
