@@ -43,13 +43,13 @@ class Canary:
 CANARIES = {
     "trim-early": Canary(BACK, 2),
     "counter-from-context": Canary(SAME_DOT, 5),
-    "blind-hint-ack": Canary((*LOST, "receipts-true"), 4),
+    "blind-hint-ack": Canary((*LOST, "receipts-true"), 12),
     "confirm-before-flush": Canary((*LOST, *BACK, "receipts-true"), 139),
-    "reap-targets-only": Canary(BACK, 49),
+    "reap-targets-only": Canary(BACK, 27),
     "late-frame": Canary(BACK, 70),
     "count-nodes": Canary((*LOST, *BACK, "quorum-met", "receipts-true"), 2),
     # What was kept for others as the round began is written again, delivered or not; what came since is gone.
-    "stale-drop": Canary((*LOST, "receipts-true", "comes-to-rest: does not own", "comes-to-rest: keeps hints"), 15),
+    "stale-drop": Canary((*LOST, "receipts-true", "comes-to-rest: does not own", "comes-to-rest: keeps hints"), 18),
     "half-built-tree": Canary((*LOST, "merkle-tells"), 74),
     "new-version-only": Canary((*LOST, "context-true"), 1),
     "put-context": Canary((*LOST, "context-true"), 1),
@@ -58,14 +58,14 @@ CANARIES = {
     "repeat-put": Canary(BACK, 49),
     # A node that is away, or gone for good, seems to answer: nobody keeps hints for it, nor can it be removed.
     "wrong-id": Canary((*LOST, *BACK, "receipts-true", "comes-to-rest: lists the members"), 22),
-    "same-is-now": Canary(("read-your-writes", "newest-wins"), 45),
+    "same-is-now": Canary(("read-your-writes", "newest-wins"), 171),
     # A record that is kept for nobody is neither delivered nor deleted.
     "drop-hint": Canary((*LOST, "receipts-true", "comes-to-rest: does not own"), 3),
-    "skip-repair": Canary(("comes-to-rest: differ", *LOST), 2),
+    "skip-repair": Canary(("comes-to-rest: differ", *LOST), 3),
     "ack-before-w": Canary(("quorum-met", "receipts-true", *LOST), 1),
     "ack-before-flush": Canary(("receipts-true", *LOST), 1),
     "lww-merge": Canary((*LOST, "context-true"), 1),
-    "serve-after-give": Canary((*LOST, *BACK, "context-true"), 45),
+    "serve-after-give": Canary((*LOST, *BACK, "context-true"), 133),
 }
 
 
