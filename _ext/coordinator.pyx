@@ -211,6 +211,17 @@ cdef class Coordinator(Home):
         if self.stale:
             self.retry_stale()
 
+    def busy_keys(self):
+        """Return the object keys of all requests under way."""
+        keys = set()
+        for request in self.pending.values():
+            if isinstance(request, (Quorum, Lone, Parked)):
+                keys.add((<Pending>request).object_key)
+            elif isinstance(request, Relay):
+                key = (<Relay>request).key
+                keys.add(_object_key(hash_bytes(key, 0), key))
+        return keys
+
     # ---- the handler: what connections call
 
     cdef int get(self, Connection conn, uint64_t id, bytes key, const Options *options) except -1:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,8 @@ from dynafast.errors import DynafastError
 from dynafast.testing import Cluster
 
 CACHE_MIB = 4
-HOT = 200
+READS = Workload(reads=100, updates=0, size_min=1000, size_max=1000)
+HOT = replace(READS, records=200)
 RATE = 2_000.0
 READERS = 8  # connections that read cold records
 SLOW = (sys.executable, str(Path(__file__).with_name("slow_disk.py")), "serve")
@@ -33,15 +35,13 @@ PERCENTILES = (50, 99, 99.9)
 
 
 def _hot(target: Target, seconds: float) -> Result:
-    workload = Workload(records=HOT, reads=100, updates=0, size_min=1000, size_max=1000)
-    result = load.run(target, workload, connections=8, warmup=0.2, paces=[(seconds, RATE)])
+    result = load.run(target, HOT, connections=8, warmup=0.2, paces=[(seconds, RATE)])
     return result.must_be_right(what="hot reads")
 
 
 @contextmanager
-def _cold_reads(target: Target, records: int, seconds: float) -> Iterator[list[Result]]:
+def _cold_reads(target: Target, workload: Workload, seconds: float) -> Iterator[list[Result]]:
     """Read all records at random meanwhile, and a little before and after; the list has the result at the end."""
-    workload = Workload(records=records, reads=100, updates=0, size_min=1000, size_max=1000)
     found: list[Result] = []
     begun = threading.Event()
 
@@ -69,7 +69,7 @@ def measure(disk: str, *, records: int, turns: int, seconds: float) -> dict[str,
     cluster.command = DISKS[disk] or cluster.command
     with cluster:
         target = native(cluster.addresses)
-        workload = Workload(records=records, size_min=1000, size_max=1000)
+        workload = replace(READS, records=records)
         with progress(f"writing {records:,} records", requests=records) as on_tick:
             fill(target, workload, on_tick=on_tick)
         cluster.nodes[0].stop()  # what is in write buffers goes to the disk
@@ -78,7 +78,7 @@ def measure(disk: str, *, records: int, turns: int, seconds: float) -> dict[str,
         _hot(target, max(seconds, 2.0))  # until all of them are in memory
         for _ in range(turns):
             found[ALONE].append(_percentiles(_hot(target, seconds)))
-            with _cold_reads(target, records, seconds + 2.0) as cold:
+            with _cold_reads(target, workload, seconds + 2.0) as cold:
                 found[BESIDE].append(_percentiles(_hot(target, seconds)))
             if not cold:
                 raise DynafastError("the cold reads failed")

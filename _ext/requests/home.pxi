@@ -115,17 +115,6 @@ cdef class Home(Handler):
         self.sample_count = 0
         return taken
 
-    def busy_keys(self):
-        """Return the object keys of all requests under way."""
-        keys = set()
-        for request in self.pending.values():
-            if isinstance(request, (Quorum, Lone, Parked)):
-                keys.add((<Pending>request).object_key)
-            elif isinstance(request, Relay):
-                key = (<Relay>request).key
-                keys.add(_object_key(hash_bytes(key, 0), key))
-        return keys
-
     @property
     def busy(self):
         """How many requests are under way."""

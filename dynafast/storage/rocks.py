@@ -189,7 +189,7 @@ class RocksStore:
         result: list[tuple[bytes, bytes | CorruptRecordError]] = []
         size = 0
         if self.staged:
-            self._submit(Batch())
+            self._submit(_NOTHING)
         try:
             # Not `items()`: at a damaged block that ends as if the range ended there. Here `status` tells.
             iterator = self._families[family].iter()
