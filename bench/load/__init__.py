@@ -12,8 +12,9 @@
 What a request costs the client is small and is measured: `Result.client_cores`. The loop is in ``bench/_ext``.
 """
 
+from bench.load.errors import LoadError
 from bench.load.histogram import Histogram
-from bench.load.run import LoadError, Result, Tick, fill, run
+from bench.load.run import Result, Tick, fill, run
 from bench.load.target import Target, etcd, native, nats, owners, resp
 from bench.load.workload import YCSB, Workload
 

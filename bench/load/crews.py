@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load.run import LoadError
+from bench.load.errors import LoadError
 from bench.machine import children
 from dynafast import Client
 from dynafast.errors import DynafastError

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench._ext.driver import KIND_NAMES, clock_ns
+from bench.load.errors import LoadError
 from bench.load.histogram import Histogram
 from bench.load.target import Target
 from bench.load.workload import Workload
 from bench.machine import cpu_s
-from dynafast.errors import DynafastError
 
 ROOT = Path(__file__).parents[2]
 START_S = 15.0  # for the processes to be there and connected
@@ -28,10 +28,6 @@ FILL_SHARE = {"reads": 0.0, "updates": 100.0, "inserts": 0.0, "changes": 0.0}
 FILL_MAX_S = 600.0
 
 Pace = tuple[float, float]  # seconds, requests per second
-
-
-class LoadError(DynafastError):
-    """A load could not be given, or its answers were not right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """Whom a load is for: the nodes, their protocol, and the bytes that each of its requests carries."""
 
 import socket
+import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench._ext.keys import Keys
+from bench.load.errors import LoadError
 from bench.load.workload import Workload
 from dynafast import Client
 from dynafast._ext.codec import dumps, frame
@@ -15,6 +17,8 @@ from dynafast.client.ring import RingMap
 from dynafast.errors import ConfigError
 
 INSERTS = 200_000  # of which the owner is looked up beforehand
+RING_S = 20.0  # a node hears of a seat's new holder by gossip: later than those who handed it over
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +78,23 @@ def native(addresses: Sequence[str], *, owners: bytes = b"", overwrite: bool = T
 
 
 def owners(addresses: Sequence[str], workload: Workload) -> bytes:
-    """Return for every record, and for some inserts if there are any, the index of the node that its key prefers."""
-    count = workload.records + (INSERTS if workload.inserts else 0)
+    """Return for every record, and for some inserts if there are any, the index of the node that its key prefers.
+
+    Raises:
+        LoadError: the node that was asked knew of none for some of them, for longer than a seat is on its way.
+    """
     keys = Keys("uniform", workload.records)
-    with Client(list(addresses)) as client:
-        ring = RingMap(client.ring())
+    every = [keys.key(record) for record in range(workload.records + (INSERTS if workload.inserts else 0))]
     index = {address: number for number, address in enumerate(addresses)}
-    return array("H", (index[ring.serving(keys.key(record))[0]] for record in range(count))).tobytes()
+    deadline = time.monotonic() + RING_S
+    with Client(list(addresses)) as client:
+        while time.monotonic() < deadline:
+            ring = RingMap(client.ring())
+            serving = [ring.serving(key) for key in every]
+            if all(serving):
+                return array("H", (index[nodes[0]] for nodes in serving)).tobytes()
+            time.sleep(POLL_S)
+    raise LoadError(f"after {RING_S:.0f} s the ring still names no node for some keys: `dynafast status` tells why")
 
 
 def resp(addresses: Sequence[str], *, wait: int = 0) -> Target:

@@ -75,6 +75,32 @@ def test_routed_requests_go_to_the_node_that_their_key_prefers() -> None:
             assert {table[2 * key] for key in asked} == {index}
 
 
+def test_owners_are_asked_for_until_every_key_has_one() -> None:
+    """A seat on its way has no holder in the table of a node that has not heard of it yet."""
+    with Server(1) as server:
+        [address] = server.addresses
+        node = server.nodes[address]
+        asked = 0
+
+        def serving(_: int) -> list[int]:
+            nonlocal asked
+            asked += 1
+            return [0] if asked > 100 else []
+
+        node.serving = serving
+        assert owners(server.addresses, FEW) == bytes(2 * FEW.records)
+        assert asked > 100
+
+
+def test_owners_that_do_not_appear_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.load.target.RING_S", 0.1)
+    with Server(1) as server:
+        [address] = server.addresses
+        server.nodes[address].serving = lambda _: []
+        with pytest.raises(LoadError, match="names no node"):
+            owners(server.addresses, FEW)
+
+
 def test_wrong_value_is_noticed() -> None:
     """A fast server that answers with something else does not pass for one that works."""
     with Server(1) as server:
