@@ -68,6 +68,8 @@ class Server:
         self._jobs.put(self._stop)
         self._rope.send(b"x")
         self._thread.join()
+        self._bell.close()  # not before: the thread may stop for another event, while the rope is still to be pulled
+        self._rope.close()
         assert not self.errors, self.errors
 
     def do(self, job: Callable[[], Any]) -> Any:
@@ -161,8 +163,6 @@ class Server:
         for address in list(self._listeners):
             self._hang_up(address, refuse=True)
         self._selector.close()
-        self._bell.close()
-        self._rope.close()
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
