@@ -19,7 +19,7 @@ cdef int _put_live(Buffer out, Record record) except -1:
     return 0
 
 
-cdef int _put_context(Buffer out, Record record, bytes key, object seal) except -1:
+cdef int _put_context(Buffer out, Record record, bytes key, uint64_t seal) except -1:
     cdef bytes sealed
     if record.entry_count == 0:
         return put_byte(out, CBOR_NULL)

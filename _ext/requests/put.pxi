@@ -21,7 +21,7 @@ cdef int _put_store(
 
 
 cdef int _put_written(
-    Buffer out, Record record, const Version *version, bytes key, bint give, object seal
+    Buffer out, Record record, const Version *version, bytes key, bint give, uint64_t seal
 ) except -1:
     """Append what a put has made: its dot, how many versions are live, and the context if it covers no unseen one."""
     cdef Py_ssize_t live = record.live_count()

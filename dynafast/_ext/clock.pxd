@@ -75,6 +75,6 @@ cdef class Record:
 cdef Record read_record(Cursor *c, bytes owner)
 cdef Record decode_record(bytes data)
 cdef Record load_stored(bytes data, Local *local)
-cdef object context_seal(bytes cluster)
-cdef bytes close_context(Record record, bytes key, object seal)
-cdef Record read_context(bytes sealed, bytes key, object seal)
+cdef uint64_t context_seal(bytes cluster) except? 0
+cdef bytes close_context(Record record, bytes key, uint64_t seal)
+cdef Record read_context(bytes sealed, bytes key, uint64_t seal)

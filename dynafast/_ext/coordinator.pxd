@@ -231,7 +231,7 @@ cdef class Coordinator(Home):
     cdef object random64
     cdef object plants
     cdef bint planted
-    cdef object seal                # of contexts
+    cdef uint64_t seal              # of contexts
     cdef Record unseen              # what a client has seen that brings no context
     cdef uint64_t boot
     cdef int read_quorum

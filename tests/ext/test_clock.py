@@ -469,9 +469,9 @@ def test_sealed_context_with_any_flipped_bit_is_refused(count: int) -> None:
 
 def test_sealed_context_cut_continued_or_joined_is_refused() -> None:
     one, two = (seal_context([(n, 1, 0)], KEY, CLUSTER) for n in (1, 2))
-    wrong = [one[:size] for size in range(len(one))] + [one + b"\x00", one + one, one[:-12] + two[-12:]]
+    wrong = [one[:size] for size in range(len(one))] + [one + b"\x00", one + one, one[:-8] + two[-8:]]
     # Bytes moved between the entries and the key must not be taken for each other.
-    wrong += [seal_context([], KEY, CLUSTER)[:-12] + one[-12:], seal_context([], one[5:29] + KEY, CLUSTER)]
+    wrong += [seal_context([], KEY, CLUSTER)[:-8] + one[-8:], seal_context([], one[5:29] + KEY, CLUSTER)]
     for damaged in wrong:
         with pytest.raises(BadContextError):
             open_context(damaged, KEY, CLUSTER)
