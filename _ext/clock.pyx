@@ -7,7 +7,6 @@ Does: merge, compare, put, encode, decode, seal and open client contexts. May no
 the actor rule, in the coordinator), drop context entries, or read a clock.
 """
 
-
 from dynafast.errors import BadContextError, CorruptRecordError, InvariantViolation
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -34,7 +33,7 @@ from dynafast._ext.codec cimport (
     reserve,
     store_be,
 )
-from dynafast._ext.xxh3 cimport hash_bytes, hash_raw
+from dynafast._ext.xxh3 cimport hash_bytes, hash_raw, hash_under
 
 EQUAL = 0
 BEFORE = -1
@@ -49,7 +48,7 @@ cdef enum:
     PACKED_USUAL = 8                # entries and dots that are hashed without an object for them
     CONTEXT_FORMAT = 2
 
-_PURPOSE = b"dynafast-context"         # a checksum of something else is none of a context
+_PURPOSE = b"dynafast-context"      # a checksum of something else is none of a context
 
 
 cdef inline int order(uint64_t actor, uint64_t counter, uint64_t other_actor, uint64_t other_counter) noexcept nogil:
@@ -681,7 +680,7 @@ cdef uint64_t context_seal(bytes cluster) except? 0:
 cdef uint64_t _checksum(const uint8_t *body, Py_ssize_t size, bytes key, uint64_t seal) except? 0:
     # Against mistakes and damage, not against attackers, who could send a false context anyway: a keyed hash of
     # cryptographic strength cost 5,000 instructions a put.
-    return hash_raw(body, size, hash_bytes(key, seal))
+    return hash_under(key, body, size, seal)
 
 
 cdef bytes close_context(Record record, bytes key, uint64_t seal):

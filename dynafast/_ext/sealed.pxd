@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
-from dynafast._ext.xxh3 cimport hash_bytes, hash_raw
+from dynafast._ext.xxh3 cimport hash_under
 
 
 cdef enum:
@@ -10,5 +10,4 @@ cdef enum:
 
 
 cdef inline uint64_t checksum(bytes key, const uint8_t *value, Py_ssize_t size) except? 0:
-    # The key goes in as the seed: hashing ``key + value`` would copy the value once more.
-    return hash_raw(value, size, hash_bytes(key, 0))
+    return hash_under(key, value, size, 0)

@@ -5,12 +5,14 @@ May not: touch the core but in the trio thread.
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
 from dynafast._ext.connection import Connection
 from dynafast._ext.reactor import Reactor
 from dynafast.core.node import Node
+from dynafast.net.sockets import begin_reads, end_reads
 from dynafast.storage.flushing import Flusher
 from dynafast.storage.reading import Reader
 
@@ -30,9 +32,9 @@ class ReactorSockets:
             node.coordinator,
             flusher=flusher,
             flushed=self._flushed,
-            read=self._read,
+            read=partial(begin_reads, node, reader),
             read_fd=reader.done,
-            arrived=self._arrived,
+            arrived=partial(end_reads, node, reader),
         )
 
     def listen(self, listener: socket.socket, make: Callable[[], Connection]) -> None:
@@ -70,14 +72,6 @@ class ReactorSockets:
 
     def _flushed(self) -> None:
         self._node.flushed(self._flusher.end())
-
-    def _read(self) -> None:
-        while self._reader.free and self._node.reads_wanted:
-            self._reader.begin(self._node.take_reads())
-
-    def _arrived(self) -> None:
-        for keys, found in self._reader.end():
-            self._node.read(keys, found)
 
     async def _check(self) -> None:
         while True:

@@ -50,6 +50,18 @@ class Sockets(Protocol):
         """
 
 
+def begin_reads(node: Node, reader: Reader) -> None:
+    """Hand what the core waits for from the disk to the threads that have nothing to do."""
+    while reader.free and node.reads_wanted:
+        reader.begin(node.take_reads())
+
+
+def end_reads(node: Node, reader: Reader) -> None:
+    """Give the core what has been read."""
+    for keys, found in reader.end():
+        node.read(keys, found)
+
+
 def make_sockets(kind: Kind, node: Node, turn: Callable[[], None], flusher: Flusher, reader: Reader) -> Sockets:
     """Return what moves the bytes of *node*.
 

@@ -15,6 +15,7 @@ import trio
 
 from dynafast._ext.connection import OUTPUT_HIGH, Connection
 from dynafast.core.node import Node
+from dynafast.net.sockets import begin_reads, end_reads
 from dynafast.storage.flushing import Flusher
 from dynafast.storage.reading import Reader
 
@@ -58,8 +59,7 @@ class StreamSockets:
                 transport.push()
         if self._node.flush_wanted:
             self.flush()
-        while self._node.reads_wanted and self._reader.free:
-            self._reader.begin(self._node.take_reads())
+        begin_reads(self._node, self._reader)
 
     def flush(self) -> None:
         """See `Sockets`."""
@@ -116,8 +116,7 @@ class StreamSockets:
         while True:
             await trio.lowlevel.wait_readable(self._reader.done)
             self._turn()
-            for keys, found in self._reader.end():
-                self._node.read(keys, found)
+            end_reads(self._node, self._reader)
             self.pump()
 
 
